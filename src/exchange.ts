@@ -1,0 +1,166 @@
+/**
+ * One request and its answer, from the last byte of the request head until the last byte of the answer has been
+ * handed to the kernel. Listeners make exchanges, the pipeline decides on them, upstreams serve them. It is the one
+ * meeting point: policies know exchanges, never sockets.
+ *
+ * `finish()` runs exactly once however an exchange ends; whatever a part took (a place, a connection, a timer) is given
+ * back by a `onFinish` hook.
+ */
+
+import type { MessageHead } from './http1/message-head.ts'
+import type { LocalReply } from './local-reply.ts'
+import type { Route } from './snapshot.ts'
+
+/** How an exchange ended. `completed`: an answer was sent whole, whatever its status. */
+export type Outcome = 'completed' | 'aborted'
+
+/** The result of identification; what limits, tiers, cache keys and logs read. */
+export interface Identity {
+  /** Who, stable over tokens and rotated keys: the JWT's `sub`, or the API key's consumer name. */
+  readonly subject: string
+  /** Verified claims, null prototype. Empty for API keys alone. */
+  readonly claims: Readonly<Record<string, unknown>>
+  /** The consumer name of the API key, when one was given. */
+  readonly apiKey?: string
+  /** Tier by key or by `tierClaim`. */
+  readonly tier?: string
+}
+
+/**
+ * Takes a body piece by piece. The memory of a chunk belongs to the caller again as soon as `write` returns: a sink
+ * copies what it keeps. After `write` returned false the source pauses until the `BodySource.resume()` that the sink calls.
+ */
+export interface BodySink {
+  write(chunk: Uint8Array): boolean
+  /** @param trailers field lines, each ending in CRLF, or '' */
+  end(trailers: string): void
+  /** The body was cut: its length or its last chunk never came. */
+  abort(): void
+  /** The source has no more for now: what was held back to merge writes leaves. */
+  flush(): void
+}
+
+/** Gives a body to the sink that was attached to it. Pieces come only after `resume()`. */
+export interface BodySource {
+  pause(): void
+  resume(): void
+  /** Nobody wants the rest. */
+  cancel(): void
+}
+
+/** Takes an answer: one head, then the body. The client's side of an exchange, or a stage before it (cache, compression). */
+export interface ResponseSink extends BodySink {
+  /**
+   * @param fields end-to-end field lines, each ending in CRLF, without framing and hop-by-hop fields
+   * @param length body bytes as in Content-Length; -1: not known, the framing is the sink's matter
+   */
+  head(status: number, fields: string, length: number): void
+  /** An interim answer (1xx but 101), to be passed on at once. */
+  informational(status: number, fields: string): void
+  /** Where this sink's demand goes: the upstream's body, told when the client is slow or gone. */
+  source: BodySource | null
+}
+
+export interface ListenerInfo {
+  readonly name: string
+  readonly secure: boolean
+  /** The port that clients see, for X-Forwarded-Port. */
+  readonly port: number
+}
+
+/** What the exchange's listener must offer. One implementation for HTTP/1.1, one for HTTP/2. */
+export interface ClientStream extends ResponseSink {
+  readonly listener: ListenerInfo
+  /** The peer of the socket, or what a trusted PROXY header said; IPv4-mapped IPv6 is unmapped. */
+  readonly remoteAddress: string
+  /** Null when the request has no body. Attach the sink first, then `resume()`. */
+  readonly body: (BodySource & { sink: BodySink | null; readonly length: number }) | null
+  /** Bytes of the answer handed to the kernel so far, head included. */
+  readonly bytesSent: number
+  /** True once a final head was sent: no local reply can be written any more. */
+  readonly headSent: boolean
+  /** Ends the client's side abruptly: the one honest sign of a broken answer. */
+  destroy(): void
+  /** The connection closes after this answer. */
+  closeAfter(): void
+}
+
+export class Exchange {
+  readonly request: MessageHead
+  readonly client: ClientStream
+  /** `performance.now()` when the head was complete. */
+  readonly startedMs: number
+  /** The normalised path (DESIGN 6.3): what is matched, authorised and forwarded. */
+  path = '/'
+  /** With its `?`, or ''. Never touched. */
+  query = ''
+  route: Route | undefined = undefined
+  /** From X-Request-ID when well-formed, else made. */
+  requestId = ''
+  /** The client's address after the trusted-proxies walk. */
+  clientAddress = ''
+  identity: Identity | undefined = undefined
+  /** The admission tier; '' without tiers. */
+  tier = ''
+  /** Field lines to add to the request that goes upstream; each removes the client's own of that name. */
+  requestFields = ''
+  /** Lower-case names of client fields that must not go upstream. */
+  requestDrop: string[] | null = null
+  /** Field lines to add to whatever answer is sent (also to local replies). */
+  responseFields = ''
+  /** Outcome of the cache for Cache-Status and logs: hit, miss, stale, bypass, revalidated; '' without a cache. */
+  cacheStatus = ''
+  /** Set when the gateway answered itself with a refusal. */
+  reply: LocalReply | undefined = undefined
+  status = 0
+  /** Milliseconds waited for an admission place. */
+  queuedMs = 0
+  /** Upstream and endpoint that answered, for the log. */
+  upstream = ''
+  endpoint = ''
+  /** `performance.now()` when the upstream's head was complete; 0: never asked. */
+  upstreamHeadMs = 0
+  /** Requests sent upstream, retries included. */
+  attempts = 0
+  #finished = false
+  #hooks: ((outcome: Outcome) => void)[] | null = null
+  /** Set while something waits: called once when the client goes away. */
+  #onAbort: (() => void) | null = null
+
+  constructor(request: MessageHead, client: ClientStream, nowMs: number) {
+    this.request = request
+    this.client = client
+    this.startedMs = nowMs
+  }
+
+  get finished(): boolean {
+    return this.#finished
+  }
+
+  /** Runs `hook` when the exchange ends. Hooks run in reverse order, the last taken is the first given back. */
+  onFinish(hook: (outcome: Outcome) => void): void {
+    if (this.#hooks === null) this.#hooks = [hook]
+    else this.#hooks.push(hook)
+  }
+
+  /** What to do when the client leaves before the answer is complete; the newest one counts, null clears it. */
+  set onAbort(callback: (() => void) | null) {
+    this.#onAbort = callback
+  }
+
+  /** The client is gone (or its time is up): stop the work. The listener calls `finish('aborted')` right after. */
+  abort(): void {
+    const callback = this.#onAbort
+    this.#onAbort = null
+    callback?.()
+  }
+
+  finish(outcome: Outcome): void {
+    if (this.#finished) return
+    this.#finished = true
+    this.#onAbort = null
+    const hooks = this.#hooks
+    if (hooks === null) return
+    for (let i = hooks.length - 1; i >= 0; i--) hooks[i]!(outcome)
+  }
+}
