@@ -1,0 +1,45 @@
+/**
+ * `npm run build`: src → dist. The compiler does the modules; this copies what is not TypeScript (the dashboard's
+ * files), points worker URLs at the compiled files, and makes dist/main.js executable.
+ */
+
+import { spawnSync } from 'node:child_process'
+import { chmodSync, copyFileSync, existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const src = join(root, 'src')
+const dist = join(root, 'dist')
+const SHEBANG = '#!/usr/bin/env node\n'
+
+rmSync(dist, { recursive: true, force: true })
+
+const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin', 'tsc')
+const compiled = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: root, stdio: 'inherit' })
+if (compiled.status !== 0) process.exit(compiled.status ?? 1)
+
+for (const file of globSync('**/*.*', { cwd: src })) {
+  if (file.endsWith('.ts')) continue
+  const target = join(dist, file)
+  mkdirSync(dirname(target), { recursive: true })
+  copyFileSync(join(src, file), target)
+}
+
+// The compiler rewrites the extensions of imports; a worker's `new URL('./x.ts', import.meta.url)` is a string to it.
+for (const file of globSync('**/*.js', { cwd: dist })) {
+  const path = join(dist, file)
+  const text = readFileSync(path, 'utf8')
+  const rewritten = text.replace(/(new URL\(\s*['"][^'"]+)\.ts(['"],\s*import\.meta\.url)/g, '$1.js$2')
+  if (rewritten !== text) writeFileSync(path, rewritten)
+}
+
+const main = join(dist, 'main.js')
+if (!existsSync(main)) {
+  console.error('the build has no dist/main.js')
+  process.exit(1)
+}
+const text = readFileSync(main, 'utf8')
+if (!text.startsWith('#!')) writeFileSync(main, SHEBANG + text)
+chmodSync(main, 0o755)
