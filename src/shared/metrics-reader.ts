@@ -34,6 +34,8 @@ export interface RouteFigures {
   responseBytes: number
   queuedMs: number
   queued: number
+  /** Answers of 500 and above, the gateway's own included. */
+  serverErrors: number
   readonly buckets: Float64Array
 }
 
@@ -83,6 +85,21 @@ export class MetricsReader {
     return worst
   }
 
+  /** Figures of one route since the start, by its number: buckets, then the places of FIGURE. */
+  figures(routeId: number, into = new Float64Array(FIGURES)): Float64Array {
+    const at = this.#at.figures + routeId * FIGURES
+    for (let i = 0; i < FIGURES; i++) into[i] = this.#sum(at + i)
+    return into
+  }
+
+  get routeCount(): number {
+    return this.#routeNames.size
+  }
+
+  routeName(routeId: number): string {
+    return this.#routeNames.name(routeId) ?? ''
+  }
+
   /** Every series that was ever registered, also those at 0. */
   *series(only?: SeriesName): Iterable<SeriesValue> {
     const size = this.#seriesNames.size
@@ -123,6 +140,7 @@ export class MetricsReader {
         responseBytes: this.#sum(at + FIGURE.responseBytes),
         queuedMs: this.#sum(at + FIGURE.queuedMs),
         queued: this.#sum(at + FIGURE.queued),
+        serverErrors: this.#sum(at + FIGURE.serverErrors),
         buckets,
       }
     }

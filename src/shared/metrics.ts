@@ -96,13 +96,15 @@ export function logBucketMs(bucket: number): number {
 }
 
 interface ScalarSpec {
-  readonly metric: `fluxor_${string}`
+  readonly metric: string
   readonly help: string
   /** A gauge is what this thread holds now: it is reset when the thread starts anew. */
   readonly type: 'counter' | 'gauge'
   readonly labels?: Readonly<Record<string, string>>
   /** Divides the stored value when it is rendered: 1000 turns milliseconds into seconds. */
   readonly divideBy?: number
+  /** Rendered with the label `thread`, instead of the sum. */
+  readonly perThread?: boolean
 }
 
 const cache = (result: string) =>
@@ -136,15 +138,15 @@ export const SCALARS = {
   cacheCoalesced: { metric: 'fluxor_cache_coalesced_total', help: 'Requests that waited for the same answer instead of asking again.', type: 'counter' },
   cacheBytes: { metric: 'fluxor_cache_bytes', help: 'Bytes held by the memory cache.', type: 'gauge' },
   cacheEntries: { metric: 'fluxor_cache_entries', help: 'Answers held by the memory cache.', type: 'gauge' },
-  streamsCurrent: { metric: 'fluxor_current_streams', help: 'Long streams open now (WebSocket, event streams, promoted HTTP/2 streams).', type: 'gauge' },
+  streamsCurrent: { metric: 'current_streams', help: 'Long streams open now (WebSocket, event streams, promoted HTTP/2 streams).', type: 'gauge' },
   jwtCacheHits: { metric: 'fluxor_jwt_cache_hits_total', help: 'Tokens found verified.', type: 'counter' },
   jwtCacheMisses: { metric: 'fluxor_jwt_cache_misses_total', help: 'Tokens that had to be verified.', type: 'counter' },
   accessLogLines: { metric: 'fluxor_access_log_lines_total', help: 'Access log lines written.', type: 'counter' },
   accessLogDropped: { metric: 'fluxor_access_log_dropped_total', help: 'Access log lines lost because the log was slower than the traffic or broken.', type: 'counter' },
   metricsOverflow: { metric: 'fluxor_metrics_overflow_total', help: 'Names that found no place in the tables of metrics and share one series.', type: 'counter' },
-  loopDelayMs: { metric: 'fluxor_thread_loop_delay_seconds', help: 'Event loop delay of the last second, 99th percentile; the worst of the threads.', type: 'gauge', divideBy: 1000 },
-  loopUtilization: { metric: 'fluxor_thread_loop_utilization_ratio', help: 'Share of the last second that event loops were busy, summed over threads.', type: 'gauge' },
-  cpuUtilization: { metric: 'fluxor_thread_cpu_ratio', help: 'CPU seconds a second of the threads that carry traffic.', type: 'gauge' },
+  loopDelayMs: { metric: 'fluxor_thread_loop_delay_seconds', help: 'Event loop delay of the last second, 99th percentile.', type: 'gauge', divideBy: 1000, perThread: true },
+  loopUtilization: { metric: 'fluxor_thread_loop_utilization', help: 'Share of the last second that the event loop was busy, 0 to 1.', type: 'gauge', perThread: true },
+  cpuUtilization: { metric: 'fluxor_thread_cpu_utilization', help: 'CPU time of the last second as a share of one core, 0 to 1.', type: 'gauge', perThread: true },
 } as const satisfies Record<string, ScalarSpec> // biome-ignore format: a table
 
 export type Scalar = keyof typeof SCALARS
@@ -169,15 +171,17 @@ export type SeriesLabels<N extends SeriesName> = Record<(typeof SERIES)[N]['labe
 const MAX_LABEL_LENGTH = 80
 const REASON = /^[A-Z][A-Z0-9_]{0,39}$/
 
-/** Places of one route in the figures section: the buckets with +Inf, then these. */
-const F_COUNT = BUCKETS_MS.length + 1
-const F_SUM_MS = F_COUNT + 1
-const F_REQUEST_BYTES = F_COUNT + 2
-const F_RESPONSE_BYTES = F_COUNT + 3
-const F_QUEUED_MS = F_COUNT + 4
-const F_QUEUED = F_COUNT + 5
-export const FIGURE = { count: F_COUNT, sumMs: F_SUM_MS, requestBytes: F_REQUEST_BYTES, responseBytes: F_RESPONSE_BYTES, queuedMs: F_QUEUED_MS, queued: F_QUEUED } as const // biome-ignore format: a table
-export const FIGURES = 24
+/** Places of one route in the figures section, after its buckets (the last of which is +Inf). */
+export const FIGURE = {
+  count: BUCKETS_MS.length + 1,
+  sumMs: BUCKETS_MS.length + 2,
+  requestBytes: BUCKETS_MS.length + 3,
+  responseBytes: BUCKETS_MS.length + 4,
+  queuedMs: BUCKETS_MS.length + 5,
+  queued: BUCKETS_MS.length + 6,
+  serverErrors: BUCKETS_MS.length + 7,
+} as const
+export const FIGURES = BUCKETS_MS.length + 8
 
 /** Places at the head of a window, before its buckets. */
 export const WINDOW = { stamp: 0, count: 1, maxMs: 2, sumMs: 3, buckets: 4 } as const
@@ -336,13 +340,14 @@ export class ThreadMetrics {
     let bucket = 0
     while (bucket < BUCKETS_MS.length && durationMs > BUCKETS_MS[bucket]!) bucket++
     figures[at + bucket]!++
-    figures[at + F_COUNT]!++
-    figures[at + F_SUM_MS]! += durationMs
-    figures[at + F_REQUEST_BYTES]! += requestBytes
-    figures[at + F_RESPONSE_BYTES]! += responseBytes
+    figures[at + FIGURE.count]!++
+    figures[at + FIGURE.sumMs]! += durationMs
+    figures[at + FIGURE.requestBytes]! += requestBytes
+    figures[at + FIGURE.responseBytes]! += responseBytes
+    if (status >= 500) figures[at + FIGURE.serverErrors]!++
     if (queuedMs > 0) {
-      figures[at + F_QUEUED_MS]! += queuedMs
-      figures[at + F_QUEUED]!++
+      figures[at + FIGURE.queuedMs]! += queuedMs
+      figures[at + FIGURE.queued]!++
     }
 
     if (nowMs >= this.#windowEndsMs) this.#turnWindow(nowMs)
