@@ -110,7 +110,7 @@ export class Breaker {
       return true
     }
     if (!this.wouldAllow(nowMs)) return false
-    if (this.#state === 'open') this.#move('halfOpen', `${this.#openings === 1 ? '' : 'again '}open long enough`, nowMs)
+    if (this.#state === 'open') this.#move('halfOpen', 'openFor has passed', nowMs)
     else if (this.#probing >= this.#probes) this.#probing--
     this.#probing++
     this.#lastProbeMs = nowMs

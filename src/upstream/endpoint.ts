@@ -129,11 +129,16 @@ export class Endpoint {
 
   /** True when a new exchange may be sent here. An ejection whose time is over ends here, without a timer. */
   isAvailable(nowMs: number): boolean {
+    return this.weight > 0 && this.isUp(nowMs)
+  }
+
+  /** As `isAvailable`, whatever its weight: with weight 0 it still serves the clients that stick to it. */
+  isUp(nowMs: number): boolean {
     if (this.#flags !== 0) {
       if (this.#flags !== EJECTED || nowMs < this.ejectedUntilMs) return false
       this.endEjection(nowMs)
     }
-    return this.weight > 0 && (this.breaker === null || this.breaker.wouldAllow(nowMs))
+    return this.breaker === null || this.breaker.wouldAllow(nowMs)
   }
 
   markHealthy(nowMs: number, reason = ''): void {

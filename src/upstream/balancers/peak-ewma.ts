@@ -1,0 +1,33 @@
+/** `balance: peakEwma`: the quicker of two random endpoints, by latency estimate × (in flight + 1) / weight. */
+
+import type { Endpoint } from '../endpoint.ts'
+import { ewmaAt } from '../latency.ts'
+import type { Balancer, PickContext } from './balancer.ts'
+import { type BalancerOptions, Candidates, type Exclude } from './candidates.ts'
+import { pickCheaper } from './two-choices.ts'
+
+/** Below this, differences are noise of the clock and the loop: the load alone decides. */
+const FLOOR_MS = 0.1
+
+export class PeakEwma implements Balancer {
+  readonly #candidates: Candidates
+  readonly #random: () => number
+
+  constructor(options: BalancerOptions) {
+    this.#candidates = new Candidates(options)
+    this.#random = options.random ?? Math.random
+  }
+
+  get panic(): boolean {
+    return this.#candidates.panic
+  }
+
+  pick(endpoints: readonly Endpoint[], _x: PickContext, nowMs: number, exclude?: Exclude): Endpoint | undefined {
+    this.#candidates.fill(endpoints, nowMs, exclude)
+    return pickCheaper(this.#candidates, latencyCost, nowMs, this.#random)
+  }
+}
+
+function latencyCost(endpoint: Endpoint, extra: number, nowMs: number): number {
+  return Math.max(ewmaAt(endpoint, nowMs), FLOOR_MS) * (endpoint.inFlight + extra)
+}

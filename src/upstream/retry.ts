@@ -1,0 +1,202 @@
+/**
+ * Whether, when and how often a failed try is sent again. Asked by the send loop after each try that failed before any
+ * of its answer reached the client. Pure; owns the budget, which belongs to an upstream and outlives reloads.
+ *
+ * Three questions, all must be yes: is it safe (`isReplayable`), is it wanted (`retry.on`), can we afford it (budget,
+ * Retry-After)? Without a budget, retries multiply the load on what is failing already.
+ */
+
+import type { TryFailure } from './outlier.ts'
+
+/** RFC 9110 §9.2.2: methods whose effect is the same, sent once or twice. */
+const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'])
+
+export function isIdempotent(method: string): boolean {
+  return IDEMPOTENT.has(method)
+}
+
+/**
+ * Whether the request may go out again without being done twice.
+ * @param sent a byte of it was handed to a connection; false: the other side cannot have seen it
+ */
+export function isReplayable(method: string, sent: boolean): boolean {
+  return !sent || IDEMPOTENT.has(method)
+}
+
+export interface RetryConditions {
+  readonly connectError: boolean
+  readonly reset: boolean
+  readonly timeout: boolean
+  /** 1 at each status to be retried. */
+  readonly statuses: Uint8Array
+}
+
+/** `retry.on` of the config; an error text when an entry is unknown. */
+export function parseRetryConditions(on: readonly (string | number)[]): RetryConditions | string {
+  const statuses = new Uint8Array(600)
+  let connectError = false
+  let reset = false
+  let timeout = false
+  for (const entry of on) {
+    const text = String(entry)
+    if (text === 'connectError') connectError = true
+    else if (text === 'reset') reset = true
+    else if (text === 'timeout') timeout = true
+    else if (/^[2-5]\d\d$/.test(text)) statuses[Number(text)] = 1
+    else return `"${text}" is no retry condition: expected connectError, reset, timeout or a status such as "503"`
+  }
+  return { connectError, reset, timeout, statuses }
+}
+
+export interface RetryOptions {
+  /** Retries of one request, beyond the first try. */
+  readonly attempts: number
+  readonly on: RetryConditions
+  /** Back-off before the second retry on; the first goes at once after a failed connection. Default 25 and 250. */
+  readonly backoffBaseMs?: number
+  readonly backoffMaxMs?: number
+  /** A Retry-After up to this is waited for; a longer one ends the tries. Default 1 s. */
+  readonly maxRetryAfterMs?: number
+  readonly random?: () => number
+}
+
+/** What is known of a try that failed. */
+export interface FailedTry {
+  readonly method: string
+  /** Retries made so far for this request. */
+  readonly retries: number
+  /** Null: an answer came, see `status`. */
+  readonly failure: TryFailure | null
+  readonly status: number
+  /** A byte of the request was handed to a connection. */
+  readonly sent: boolean
+  /** What was sent of the body can be sent again: there is none, or it is buffered, or none of it was taken yet. */
+  readonly bodyReplayable: boolean
+  /** The answer carries `fluxor-shed`: refused by a full gateway before it reached its service. */
+  readonly shed: boolean
+  /** From `parseRetryAfter`; -1: none. */
+  readonly retryAfterMs: number
+}
+
+export class RetryPolicy {
+  readonly #options: RetryOptions
+  readonly #budget: RetryBudget
+  readonly #random: () => number
+  readonly #maxRetryAfterMs: number
+
+  constructor(options: RetryOptions, budget: RetryBudget) {
+    this.#options = options
+    this.#budget = budget
+    this.#random = options.random ?? Math.random
+    this.#maxRetryAfterMs = options.maxRetryAfterMs ?? 1000
+  }
+
+  /**
+   * Milliseconds to wait before the next try, 0: at once; -1: no further try. Takes from the budget when not -1.
+   * A shed request is tried at once and must go to another endpoint; it is safe whatever its method.
+   */
+  next(t: FailedTry, nowMs: number): number {
+    const { attempts, on } = this.#options
+    if (t.retries >= attempts || !t.bodyReplayable) return -1
+    if (t.shed) return this.#budget.tryRetry(nowMs) ? 0 : -1
+    if (t.failure === null ? on.statuses[t.status] !== 1 : !isWanted(on, t.failure)) return -1
+    if (!isReplayable(t.method, t.sent)) return -1
+    if (t.retryAfterMs > this.#maxRetryAfterMs) return -1
+    if (!this.#budget.tryRetry(nowMs)) return -1
+    // Never earlier than asked, and not all clients at the same moment.
+    if (t.retryAfterMs > 0) return t.retryAfterMs * (1 + this.#random() / 2)
+    return t.retries === 0 && !t.sent ? 0 : this.#backoffMs(t.retries)
+  }
+
+  #backoffMs(retries: number): number {
+    const { backoffBaseMs = 25, backoffMaxMs = 250 } = this.#options
+    return this.#random() * Math.min(backoffBaseMs * 2 ** retries, backoffMaxMs)
+  }
+}
+
+function isWanted(on: RetryConditions, failure: TryFailure): boolean {
+  if (failure === 'connectError') return on.connectError
+  if (failure === 'reset') return on.reset
+  return failure === 'timeout' && on.timeout
+}
+
+const BUCKET_MS = 1000
+const BUCKETS = 10
+
+/**
+ * How many retries an upstream may cost: a share of the first tries of the last ten seconds, plus a few a second so that
+ * a quiet upstream has retries at all.
+ */
+export class RetryBudget {
+  readonly #share: number
+  readonly #perSecond: number
+  readonly #tries = new Int32Array(BUCKETS)
+  readonly #retries = new Int32Array(BUCKETS)
+  #trySum = 0
+  #retrySum = 0
+  #tick = -1
+  /** What is left of the floor; filled up at `perSecond`. */
+  #spare: number
+  #spareAtMs = -Infinity
+  /** Refused retries since the start, for metrics. */
+  exhausted = 0
+
+  /** @param percent of first tries, 0…100 @param perSecond retries a second beside the share */
+  constructor(percent: number, perSecond = 3) {
+    this.#share = percent / 100
+    this.#perSecond = perSecond
+    this.#spare = perSecond
+  }
+
+  /** Each request calls this once, before its first try. */
+  onFirstTry(nowMs: number): void {
+    this.#tries[this.#advance(nowMs)]!++
+    this.#trySum++
+  }
+
+  /** True when a retry is paid for. */
+  tryRetry(nowMs: number): boolean {
+    const i = this.#advance(nowMs)
+    if (this.#retrySum + 1 <= this.#trySum * this.#share) {
+      this.#retries[i]!++
+      this.#retrySum++
+      return true
+    }
+    const elapsedMs = Math.max(0, nowMs - this.#spareAtMs)
+    this.#spare = Math.min(this.#perSecond, this.#spare + (elapsedMs / 1000) * this.#perSecond)
+    this.#spareAtMs = nowMs
+    if (this.#spare < 1) {
+      this.exhausted++
+      return false
+    }
+    this.#spare--
+    return true
+  }
+
+  #advance(nowMs: number): number {
+    const tick = Math.floor(nowMs / BUCKET_MS)
+    const steps = tick - this.#tick
+    if (steps > 0) {
+      for (let k = Math.min(steps, BUCKETS); k > 0; k--) {
+        const i = (tick - k + 1) % BUCKETS
+        this.#trySum -= this.#tries[i]!
+        this.#retrySum -= this.#retries[i]!
+        this.#tries[i] = this.#retries[i] = 0
+      }
+      this.#tick = tick
+    }
+    return this.#tick % BUCKETS
+  }
+}
+
+/**
+ * Retry-After (RFC 9110 §10.2.3) in milliseconds; -1 when absent or not well-formed.
+ * @param dateNowMs `Date.now()`: the field may name a date
+ */
+export function parseRetryAfter(value: string | undefined, dateNowMs: number): number {
+  if (value === undefined) return -1
+  if (/^\d{1,9}$/.test(value)) return Number(value) * 1000
+  if (!/^[A-Z][a-z]{2}/.test(value)) return -1
+  const date = Date.parse(value)
+  return Number.isNaN(date) ? -1 : Math.max(0, date - dateNowMs)
+}
