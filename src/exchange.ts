@@ -14,6 +14,9 @@ import type { Route } from './snapshot.ts'
 /** How an exchange ended. `completed`: an answer was sent whole, whatever its status. */
 export type Outcome = 'completed' | 'aborted'
 
+/** Gets the exchange too, so that one function made at load serves every request. */
+export type FinishHook = (outcome: Outcome, x: Exchange) => void
+
 /** The result of identification; what limits, tiers, cache keys and logs read. */
 export interface Identity {
   /** Who, stable over tokens and rotated keys: the JWT's `sub`, or the API key's consumer name. */
@@ -77,6 +80,8 @@ export interface ClientStream extends ResponseSink {
   readonly body: (BodySource & { sink: BodySink | null; readonly length: number }) | null
   /** Bytes of the answer handed to the kernel so far, head included. */
   readonly bytesSent: number
+  /** A whole answer at once: head, body and end leave in one write. A string holds latin1 bytes. */
+  respond(status: number, fields: string, body: Uint8Array | string): void
   /** True once a final head was sent: no local reply can be written any more. */
   readonly headSent: boolean
   /** Ends the client's side abruptly: the one honest sign of a broken answer. */
@@ -90,7 +95,7 @@ export class Exchange {
   readonly client: ClientStream
   /** `performance.now()` when the head was complete. */
   readonly startedMs: number
-  /** The normalised path (DESIGN 6.3): what is matched, authorised and forwarded. */
+  /** The normalised path: what is matched, authorised and forwarded. */
   path = '/'
   /** With its `?`, or ''. Never touched. */
   query = ''
@@ -113,6 +118,8 @@ export class Exchange {
   /** Set when the gateway answered itself with a refusal. */
   reply: LocalReply | undefined = undefined
   status = 0
+  /** `performance.now()` at which the exchange is given up; Infinity: never. Checked by the listener's tick. */
+  deadlineMs = Number.POSITIVE_INFINITY
   /** Milliseconds waited for an admission place. */
   queuedMs = 0
   /** Upstream and endpoint that answered, for the log. */
@@ -123,7 +130,7 @@ export class Exchange {
   /** Requests sent upstream, retries included. */
   attempts = 0
   #finished = false
-  #hooks: ((outcome: Outcome) => void)[] | null = null
+  #hooks: FinishHook[] | null = null
   /** Set while something waits: called once when the client goes away. */
   #onAbort: (() => void) | null = null
 
@@ -138,7 +145,7 @@ export class Exchange {
   }
 
   /** Runs `hook` when the exchange ends. Hooks run in reverse order, the last taken is the first given back. */
-  onFinish(hook: (outcome: Outcome) => void): void {
+  onFinish(hook: FinishHook): void {
     if (this.#hooks === null) this.#hooks = [hook]
     else this.#hooks.push(hook)
   }
@@ -161,6 +168,6 @@ export class Exchange {
     this.#onAbort = null
     const hooks = this.#hooks
     if (hooks === null) return
-    for (let i = hooks.length - 1; i >= 0; i--) hooks[i]!(outcome)
+    for (let i = hooks.length - 1; i >= 0; i--) hooks[i]!(outcome, this)
   }
 }

@@ -20,7 +20,7 @@ export interface HeadLimits {
 
 /** Why a head was refused. `kind` says which answer it deserves; the listener maps it to a local reply. */
 export interface HeadError {
-  readonly kind: 'bad' | 'targetTooLong' | 'headTooLarge' | 'unsupported' | 'version'
+  readonly kind: 'bad' | 'targetTooLong' | 'headTooLarge' | 'unsupported' | 'expectation' | 'version'
   readonly detail: string
 }
 
@@ -51,7 +51,7 @@ const SP = 32
 const HTAB = 9
 const COLON_BYTE = 58
 const MAX_METHOD_BYTES = 32
-/** Token bytes without the small letters (DESIGN 6.3). */
+/** Token bytes without the small letters. */
 const METHOD_BYTE = new Uint8Array(256)
 for (let c = 0; c < 256; c++) if (TOKEN[c] === c && (c < 97 || c > 122)) METHOD_BYTE[c] = 1
 for (let c = 65; c <= 90; c++) METHOD_BYTE[c] = 1
