@@ -1,0 +1,62 @@
+/** Accept-Encoding (RFC 9110 §12.5.3): choosing a content coding, and one spelling for what means the same (cache keys). */
+
+interface Weighted {
+  readonly coding: string
+  /** 0…1000 */
+  readonly q: number
+}
+
+function parse(text: string): Weighted[] {
+  const list: Weighted[] = []
+  for (const part of text.split(',')) {
+    const [name, ...parameters] = part.split(';')
+    let coding = name!.trim().toLowerCase()
+    if (coding === '') continue
+    if (coding === 'x-gzip') coding = 'gzip'
+    let q = 1000
+    for (const parameter of parameters) {
+      const m = /^\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*$/i.exec(parameter)
+      if (m !== null) q = Math.round(Number(m[1]) * 1000)
+      else if (/^\s*q\s*=/i.test(parameter)) q = 0 // not a weight: the safe reading is "not this one"
+    }
+    list.push({ coding, q })
+  }
+  return list
+}
+
+const picked = new Map<string, string>()
+const PICKED_MAX = 1000
+
+/**
+ * The best of `offered` (in our order of preference) for this client, or `identity`. A coding that is accepted with a
+ * lower weight than identity is not chosen. Pure; the few spellings that browsers use are remembered.
+ */
+export function pickEncoding(header: string | undefined, offered: readonly string[]): string {
+  if (header === undefined || header === '') return 'identity'
+  const memo = `${offered.join()}\n${header}`
+  const known = picked.get(memo)
+  if (known !== undefined) return known
+  const accepted = parse(header)
+  const weight = (coding: string): number | undefined => accepted.find((one) => one.coding === coding)?.q
+  const any = weight('*')
+  let best = 'identity'
+  let bestQ = weight('identity') ?? 0
+  for (const coding of offered) {
+    const q = weight(coding) ?? any ?? 0
+    if (q > 0 && (best === 'identity' ? q >= bestQ : q > bestQ)) {
+      best = coding
+      bestQ = q
+    }
+  }
+  if (picked.size >= PICKED_MAX) picked.clear()
+  picked.set(memo, best)
+  return best
+}
+
+/** One text for all spellings of the same acceptance: order, case, white space and `;q=1` do not count. '' for none. */
+export function normaliseAcceptEncoding(header: string): string {
+  const parts = parse(header)
+    .filter((one) => one.q > 0 || one.coding === 'identity' || one.coding === '*')
+    .map((one) => (one.q === 1000 ? one.coding : `${one.coding};q=${one.q / 1000}`))
+  return [...new Set(parts)].sort().join(',')
+}
