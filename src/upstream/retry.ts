@@ -42,8 +42,9 @@ export function parseRetryConditions(on: readonly (string | number)[]): RetryCon
     if (text === 'connectError') connectError = true
     else if (text === 'reset') reset = true
     else if (text === 'timeout') timeout = true
+    else if (text === '5xx') statuses.fill(1, 500, 600)
     else if (/^[2-5]\d\d$/.test(text)) statuses[Number(text)] = 1
-    else return `"${text}" is no retry condition: expected connectError, reset, timeout or a status such as "503"`
+    else return `"${text}" is no retry condition: expected connectError, reset, timeout, 5xx or a status such as "503"`
   }
   return { connectError, reset, timeout, statuses }
 }

@@ -15,8 +15,11 @@ export interface StickyOptions {
   /** The upstream's name: equal addresses in two upstreams get different values. */
   readonly upstream: string
   readonly cookie: string
-  /** Must be the same in all threads and gateways that serve the same clients. */
-  readonly secret: string
+  /**
+   * The same in all threads and gateways that serve the same clients. Without one a client that knows the addresses
+   * inside can choose its endpoint, and no more than that.
+   */
+  readonly secret?: string
   /** Absent or 0: until the browser is closed. */
   readonly maxAgeSec?: number
   readonly path?: string
@@ -80,7 +83,7 @@ export class Sticky {
 
   /** 128 bits, in 22 characters. */
   #sign(key: string): string {
-    const { secret, upstream } = this.#options
+    const { secret = '', upstream } = this.#options
     return createHmac('sha256', secret).update(`${upstream}\n${key}`).digest('base64url').slice(0, 22)
   }
 }
