@@ -45,7 +45,9 @@ export const bytes = () =>
 /** A share as a number 0…100. In the file `50%`, or the number. */
 export const percent = () =>
   z
-    .union([z.string().regex(/^\d+(?:\.\d+)?%$/), z.number().min(0).max(100)], { error: 'expected a percentage such as 50%' })
+    .union([z.string().regex(/^\d+(?:\.\d+)?%$/), z.number().min(0).max(100)], {
+      error: 'expected a percentage such as 50%',
+    })
     .transform((text) => (typeof text === 'number' ? text : Number(text.slice(0, -1))))
     .refine((value) => value <= 100, { error: 'expected at most 100%' })
 

@@ -1,0 +1,243 @@
+/**
+ * From a config file to a checked `Config`, or to all of its problems at once. The only way in: start, reload, `check`
+ * and the quick form use it. Importing this module loads zod and yaml, so nothing on the data path does.
+ */
+
+import { readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { cacheConfig } from '../policies/cache/config.ts'
+import { type CrossFinding, crossCheck, type KnownNames } from './cross-checks.ts'
+import { type Finding, findingsOf, valueAt } from './issues.ts'
+import { ConfigError, formatPath, type Path, type Problem } from './problems.ts'
+import { nameRoutes } from './route-names.ts'
+import { type Config, configSchema } from './schema.ts'
+import { isSecretAt, wantsText } from './schema-walk.ts'
+import { ConfigSource } from './source.ts'
+
+export interface LoadedConfig {
+  readonly config: Config
+  readonly warnings: readonly Problem[]
+  /** Absolute paths of what was read: the file itself and every `${file:…}`. What `watchConfig` watches. */
+  readonly files: readonly string[]
+}
+
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/** Reads and checks a file. Throws `ConfigError`, also when the file is missing or empty. */
+export function loadConfig(path: string, env: Environment = process.env): LoadedConfig {
+  const absolute = resolve(path)
+  let text: string
+  try {
+    text = readFileSync(absolute, 'utf8')
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    const message = code === 'ENOENT' ? 'there is no such file' : `the file cannot be read (${code ?? 'error'})`
+    throw new ConfigError([{ severity: 'error', file: path, line: 1, column: 1, path: '', message }])
+  }
+  return parse(text, path, absolute, env)
+}
+
+/** Checks a text. `fileName` stands in the problems; `${file:…}` is relative to its directory. */
+export function parseConfig(text: string, fileName = 'gateway.yaml', env: Environment = process.env): LoadedConfig {
+  return parse(text, fileName, resolve(fileName), env)
+}
+
+export interface QuickOptions {
+  /** `http://127.0.0.1:3000` */
+  readonly upstream: string
+  /** `:8080` */
+  readonly listen?: string
+  readonly admin?: string
+  readonly maxCcu?: number
+}
+
+/** The config of the quick form: everything goes to one upstream. Throws `ConfigError`; lines and columns are 1 there. */
+export function quickConfig(options: QuickOptions): LoadedConfig {
+  const url = /^[a-z][a-z0-9+.-]*:\/\//i.test(options.upstream) ? options.upstream : `http://${options.upstream}`
+  const data = {
+    version: 1,
+    server: {
+      listen: [{ address: options.listen ?? '0.0.0.0:8080' }],
+      ...(options.admin === undefined ? {} : { admin: { address: options.admin } }),
+    },
+    ...(options.maxCcu === undefined ? {} : { admission: { maxCCU: options.maxCcu } }),
+    upstreams: { app: { endpoints: [{ url }] } },
+    routes: [{ name: 'all', match: { pathPrefix: '/' }, upstream: 'app' }],
+  }
+  const { config, findings } = check(data)
+  const problems = findings.map((finding): Problem => {
+    const flag = QUICK_FLAGS.find(([path]) => formatPath(finding.path).startsWith(path))?.[1] ?? ''
+    return {
+      severity: finding.severity,
+      file: 'command line',
+      line: 1,
+      column: 1,
+      path: flag,
+      message: finding.message,
+    }
+  })
+  return settle(config, problems, [])
+}
+
+const QUICK_FLAGS = [
+  ['server.listen', '--listen'],
+  ['server.admin', '--admin'],
+  ['admission', '--max-ccu'],
+  ['upstreams', '--upstream'],
+] as const
+
+const HINTS = {
+  wantsText: (path: Path) => wantsText(configSchema, path),
+  isSecret: (path: Path) => path.some((_, i) => isSecretAt(configSchema, path.slice(0, i + 1))),
+}
+
+function parse(text: string, fileName: string, absolute: string, env: Environment): LoadedConfig {
+  const files = new Set([absolute])
+  const source = new ConfigSource(text, fileName, { env, directory: dirname(absolute), files }, HINTS)
+  const problems: Problem[] = [...source.problems]
+  let config: Config | undefined
+  if (source.data !== undefined) {
+    const checked = check(source.data)
+    config = checked.config
+    for (const finding of checked.findings) problems.push(place(source, finding))
+  } else if (problems.length === 0) {
+    const message = 'the file is empty: at least "version: 1" and a route are needed'
+    problems.push({ severity: 'error', file: fileName, line: 1, column: 1, path: '', message })
+  }
+  return settle(config, dedupe(problems), [...files])
+}
+
+function settle(config: Config | undefined, problems: readonly Problem[], files: readonly string[]): LoadedConfig {
+  const errors = problems.filter(({ severity }) => severity === 'error')
+  const warnings = problems.filter(({ severity }) => severity === 'warning')
+  if (errors.length > 0 || config === undefined) throw new ConfigError(errors, warnings)
+  return { config, warnings, files }
+}
+
+type SomeFinding = (Finding & { severity: 'error' }) | CrossFinding
+
+/**
+ * One round finds what stands at its place in the wrong form; the checks across keys need a value that has the right
+ * form. So what was found is taken out and the rest checked again, until nothing new comes up.
+ */
+function check(data: unknown): { config: Config | undefined; findings: SomeFinding[] } {
+  const findings: SomeFinding[] = []
+  const pruned: Path[] = []
+  const candidate = structuredClone(data)
+  for (let round = 0; round < 32; round++) {
+    const result = configSchema.safeParse(candidate)
+    if (result.success) {
+      const config = finish(result.data)
+      for (const finding of crossCheck(config, knownNames(data))) {
+        // A warning may come of what was taken out; an error stands, unless it is about that very place.
+        if (pruned.length > 0 && finding.severity === 'warning') continue
+        if (!overlaps(finding.path, pruned)) findings.push(finding)
+      }
+      return { config: findings.some(({ severity }) => severity === 'error') ? undefined : config, findings }
+    }
+    const found = findingsOf(result.error.issues, configSchema, candidate)
+    const before = pruned.slice()
+    for (const finding of found) {
+      if (!overlaps(finding.path, before)) findings.push({ ...finding, severity: 'error' })
+    }
+    // The deepest first: what lies inside goes before what holds it.
+    const targets = found.map(({ prune }) => prune).sort((a, b) => b.length - a.length)
+    for (const target of targets) {
+      const gone = takeOut(candidate, target)
+      if (gone === undefined) return { config: undefined, findings }
+      pruned.push(gone)
+    }
+  }
+  return { config: undefined, findings }
+}
+
+/** Takes out a key, or the nearest key around it, and says which; undefined when nothing sound can be left. */
+function takeOut(data: unknown, path: Path): Path | undefined {
+  if (typeof data !== 'object' || data === null || Array.isArray(data)) return undefined
+  const root = data as Record<string, unknown>
+  for (let length = path.length; length > 0; length--) {
+    const key = path[length - 1]!
+    const parent = valueAt(data, path.slice(0, length - 1))
+    if (length === 2 && path[0] === 'routes' && Array.isArray(parent)) {
+      // The numbers of the other routes must stay what they are in the file.
+      parent[key as number] = standIn(key as number)
+      return path.slice(0, 2)
+    }
+    if (typeof parent !== 'object' || parent === null || Array.isArray(parent) || !Object.hasOwn(parent, key)) continue
+    delete (parent as Record<string, unknown>)[key]
+    return path.slice(0, length)
+  }
+  if (root['version'] !== 1) {
+    root['version'] = 1
+    return ['version']
+  }
+  if (Array.isArray(root['routes']) && root['routes'].length > 0) return undefined
+  root['routes'] = [standIn(0)]
+  return ['routes']
+}
+
+function standIn(index: number): object {
+  return { match: { path: `/stand-in-${index}` }, respond: {} }
+}
+
+/** Whether a finding is about something that was taken out, or about what held it. */
+function overlaps(path: Path, pruned: readonly Path[]): boolean {
+  return pruned.some((gone) => {
+    const length = Math.min(path.length, gone.length)
+    // What holds the place that is gone: `routes[0]` lacks an answer because `upsteam` is none.
+    const inside = path.length < gone.length
+    for (let i = 0; i < length; i++) if (path[i] !== gone[i]) return false
+    return !inside || path.length === gone.length - 1
+  })
+}
+
+function finish(parsed: Omit<Config, 'routes'> & { routes: Omit<Config['routes'][number], 'name'>[] }): Config {
+  const config: Config = { ...parsed, routes: nameRoutes(parsed.routes) }
+  // A route that caches needs a store; its defaults do.
+  if (config.cache === undefined && config.routes.some(({ cache }) => cache !== undefined)) {
+    config.cache = cacheConfig.parse({})
+  }
+  return config
+}
+
+function knownNames(data: unknown): KnownNames {
+  const keys = (...path: string[]) => {
+    const value = valueAt(data, path)
+    return typeof value === 'object' && value !== null ? Object.keys(value) : []
+  }
+  const tiers = valueAt(data, ['admission', 'tiers'])
+  return {
+    upstreams: keys('upstreams'),
+    jwt: keys('identity', 'jwt'),
+    apiKeys: keys('identity', 'apiKeys'),
+    rateLimits: keys('rateLimits'),
+    redis: keys('redis'),
+    tiers: Array.isArray(tiers) ? tiers.flatMap((tier) => (typeof tier?.name === 'string' ? [tier.name] : [])) : [],
+  }
+}
+
+function place(source: ConfigSource, finding: SomeFinding): Problem {
+  const { path, message, severity } = finding
+  const { line, column, depth } = source.locate(path, finding.at)
+  // A single value stands for a list of one: `rateLimit: perIp` has no entry 0 to point at.
+  const inFile = depth < path.length && typeof path[depth] === 'number' ? path.slice(0, depth) : path
+  return {
+    severity,
+    file: source.fileName,
+    line,
+    column,
+    path: formatPath(inFile),
+    message,
+    source: source.lineText(line),
+  }
+}
+
+function dedupe(problems: Problem[]): Problem[] {
+  const seen = new Set<string>()
+  return problems
+    .filter((problem) => {
+      const key = `${problem.line}:${problem.column}:${problem.path}:${problem.message}`
+      return seen.has(key) ? false : seen.add(key)
+    })
+    .sort((a, b) => a.line - b.line || a.column - b.column)
+}

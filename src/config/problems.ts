@@ -1,0 +1,53 @@
+/** What is wrong with a config, told so that it can be put right: place, path, reason, the line itself. */
+
+export interface Problem {
+  readonly severity: 'error' | 'warning'
+  readonly file: string
+  /** From 1. */
+  readonly line: number
+  /** From 1. */
+  readonly column: number
+  /** `routes[0].upstream`; '' for the file as a whole. */
+  readonly path: string
+  readonly message: string
+  /** The line of the file; undefined when there is none, or when it holds a secret. */
+  readonly source?: string
+}
+
+/** Two lines more than the message when the source is known: the line, and a caret under the place. */
+export function formatProblem(problem: Problem): string {
+  const { file, line, column, path, message, source, severity } = problem
+  const label = severity === 'warning' ? 'warning: ' : ''
+  const text = `${file}:${line}:${column}  ${label}${path === '' ? '' : `${path}: `}${message}`
+  if (source === undefined || source.trim() === '') return text
+  const number = String(line)
+  // Tabs are kept in the padding so that the caret stands under its column in any terminal.
+  const padding = source.slice(0, column - 1).replace(/[^\t]/g, ' ')
+  return `${text}\n  ${number} | ${source}\n  ${' '.repeat(number.length)} | ${padding}^`
+}
+
+/** The config cannot be used. `problems` holds every error that was found, not only the first; `warnings` the rest. */
+export class ConfigError extends Error {
+  readonly problems: readonly Problem[]
+  readonly warnings: readonly Problem[]
+
+  constructor(problems: readonly Problem[], warnings: readonly Problem[] = []) {
+    super(problems.map(formatProblem).join('\n'))
+    this.name = 'ConfigError'
+    this.problems = problems
+    this.warnings = warnings
+  }
+}
+
+export type Path = readonly (string | number)[]
+
+/** `routes[0].match.path`, `headers["x y"]`. */
+export function formatPath(path: Path): string {
+  let text = ''
+  for (const part of path) {
+    if (typeof part === 'number') text += `[${part}]`
+    else if (/^[A-Za-z_$][\w$-]*$/.test(part)) text += text === '' ? part : `.${part}`
+    else text += `[${JSON.stringify(part)}]`
+  }
+  return text
+}

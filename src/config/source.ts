@@ -1,0 +1,171 @@
+/**
+ * The text of a config file: parsed as YAML 1.2 with a position for everything, variables put in. The only door to the
+ * package `yaml`. Owns no schema but asks one question of it: whether a substituted value is wanted as text.
+ */
+
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  type Node,
+  parseDocument,
+  type Scalar,
+} from 'yaml'
+import { formatPath, type Path, type Problem } from './problems.ts'
+import { retype, type SubstitutionContext, shield, substitute, unshield } from './substitution.ts'
+
+const MAX_ALIASES = 100
+const MAX_TEXT = 4 * 1024 * 1024
+const MAX_DEPTH = 64
+
+export interface Place {
+  readonly line: number
+  readonly column: number
+  /** How many parts of the path exist in the file. */
+  readonly depth: number
+}
+
+/** What only the schema knows. */
+export interface SourceHints {
+  /** The value at a path must stay a text even if it looks like a number. */
+  readonly wantsText: (path: Path) => boolean
+  /** The value at a path must not be shown. */
+  readonly isSecret: (path: Path) => boolean
+}
+
+export class ConfigSource {
+  readonly fileName: string
+  /** Plain data; undefined when the file is empty or cannot be parsed. */
+  readonly data: unknown
+  readonly problems: Problem[] = []
+  readonly #lines: string[]
+  /** Lines that hold a secret: never quoted. */
+  readonly #secretLines = new Set<number>()
+  readonly #counter = new LineCounter()
+  readonly #document: Document | undefined
+
+  constructor(text: string, fileName: string, context: SubstitutionContext, hints: SourceHints) {
+    this.fileName = fileName
+    this.#lines = text.replace(/^\ufeff/, '').split(/\r?\n/)
+    if (text.length > MAX_TEXT) {
+      this.#problemAt(0, '', 'the file is larger than 4 MiB')
+      return
+    }
+    const document = parseDocument(shield(text), {
+      lineCounter: this.#counter,
+      schema: 'core',
+      prettyErrors: false,
+      logLevel: 'silent',
+    })
+    this.#document = document
+    for (const error of document.errors) this.#problemAt(error.pos[0], '', syntaxMessage(error.code, error.message))
+    // After a doubled key the rest of the tree is sound, and its other problems are worth telling.
+    if (document.errors.some(({ code }) => code !== 'DUPLICATE_KEY')) return
+    this.#substituteIn(document.contents, [], context, hints)
+    try {
+      this.data = document.toJS({ maxAliasCount: MAX_ALIASES }) ?? undefined
+    } catch (error) {
+      this.#problemAt(0, '', `not usable YAML: ${(error as Error).message}`)
+    }
+  }
+
+  /** Where a value stands; the nearest parent that exists when it does not. */
+  locate(path: Path, at: 'key' | 'value' = 'value'): Place {
+    let node = this.#resolve(this.#document?.contents)
+    let offset = 0
+    let depth = 0
+    for (const part of path) {
+      if (isMap(node)) {
+        const pair = node.items.find((item) => isScalar(item.key) && keyText(item.key) === String(part))
+        if (pair === undefined) break
+        const last = depth === path.length - 1
+        const key = pair.key as Scalar
+        const value = pair.value as Node | null
+        // A value on a later line is a block: the key is the better place to point at.
+        offset = last && at === 'value' && isScalar(value) && value.range ? value.range[0] : (key.range?.[0] ?? offset)
+        node = this.#resolve(value)
+      } else if (isSeq(node) && typeof part === 'number') {
+        const item = node.items[part] as Node | undefined
+        if (item === undefined) break
+        offset = item.range?.[0] ?? offset
+        node = this.#resolve(item)
+      } else break
+      depth++
+    }
+    const { line, col } = this.#counter.linePos(offset)
+    return { line: line || 1, column: col || 1, depth }
+  }
+
+  /** Undefined when there is none, or when it holds a secret. */
+  lineText(line: number): string | undefined {
+    return this.#secretLines.has(line) ? undefined : this.#lines[line - 1]
+  }
+
+  #resolve(node: unknown): unknown {
+    return isAlias(node) && this.#document ? node.resolve(this.#document) : node
+  }
+
+  #problemAt(offset: number, path: string, message: string): void {
+    const { line, col } = this.#counter.lineStarts.length > 0 ? this.#counter.linePos(offset) : { line: 1, col: 1 }
+    this.problems.push({
+      severity: 'error',
+      file: this.fileName,
+      line: line || 1,
+      column: col || 1,
+      path,
+      message,
+      source: this.lineText(line || 1),
+    })
+  }
+
+  #substituteIn(node: unknown, path: Path, context: SubstitutionContext, hints: SourceHints): void {
+    if (path.length > MAX_DEPTH) return
+    if (isMap(node)) {
+      for (const { key, value } of node.items) {
+        if (isScalar(key) && typeof key.value === 'string') key.value = unshield(key.value)
+        this.#substituteIn(value, [...path, isScalar(key) ? String(key.value) : ''], context, hints)
+      }
+    } else if (isSeq(node)) {
+      node.items.forEach((item, i) => {
+        this.#substituteIn(item, [...path, i], context, hints)
+      })
+    } else if (isScalar(node)) {
+      this.#substituteScalar(node, path, context, hints)
+    }
+  }
+
+  #substituteScalar(node: Scalar, path: Path, context: SubstitutionContext, hints: SourceHints): void {
+    if (node.range && hints.isSecret(path)) {
+      const last = this.#counter.linePos(node.range[1]).line
+      for (let line = this.#counter.linePos(node.range[0]).line; line <= last; line++) this.#secretLines.add(line)
+    }
+    if (typeof node.value === 'string' && node.value.includes('$')) {
+      const text = substitute(unshield(node.value), context, (message) => {
+        this.#problemAt(node.range?.[0] ?? 0, formatPath(path), message)
+      })
+      // Quotes say that a text is meant; so does a key that takes nothing else, as with a password of digits.
+      node.value = node.type === 'PLAIN' && !hints.wantsText(path) ? retype(text) : text
+    }
+  }
+}
+
+function keyText(key: Scalar): string {
+  return typeof key.value === 'string' ? unshield(key.value) : String(key.value)
+}
+
+function syntaxMessage(code: string, message: string): string {
+  const text = unshield(message.split('\n')[0]!).replace(/\.$/, '')
+  switch (code) {
+    case 'DUPLICATE_KEY':
+      return 'this key stands here twice'
+    case 'TAB_AS_INDENT':
+      return 'a tab in the indentation: YAML takes spaces only'
+    case 'MULTIPLE_DOCS':
+      return 'a second document ("---"): the file must hold one'
+    default:
+      return `not valid YAML: ${text.charAt(0).toLowerCase()}${text.slice(1)}`
+  }
+}

@@ -1,0 +1,58 @@
+/** `logging` and `tracing`. The admin listener is configured under `server.admin`. */
+
+import { z } from 'zod'
+import { httpUrl } from '../config/address.ts'
+import { duration, fieldName, percent, secret } from '../config/types.ts'
+
+export const loggingConfig = z.strictObject({
+  level: z
+    .enum(['debug', 'info', 'warn', 'error', 'silent'])
+    .default('info')
+    .describe("The gateway's own log: least level written."),
+  file: z.string().min(1).optional().describe('File of the log; standard output without it. Reopened on SIGHUP.'),
+  access: z
+    .strictObject({
+      format: z.enum(['json', 'combined']).default('json').describe('JSON lines, or the combined format of Apache.'),
+      sample: z
+        .number()
+        .min(0)
+        .max(1)
+        .default(1)
+        .describe('Share of the exchanges logged, 0 to 1; errors are always logged.'),
+      only: z
+        .enum(['all', 'errors', 'slow', 'none'])
+        .default('all')
+        .describe('Which exchanges. slow: those over `slowerThan`, and errors.'),
+      slowerThan: duration().prefault('1s').describe('With `only: slow`.'),
+      headers: z
+        .array(fieldName())
+        .max(32)
+        .default([])
+        .describe('Request fields that are logged. Authorization and Cookie never are.'),
+      file: z
+        .string()
+        .min(1)
+        .optional()
+        .describe('File of the access log; standard output without it. Reopened on SIGHUP.'),
+    })
+    .prefault({})
+    .describe('One line an exchange.'),
+})
+export type LoggingConfig = z.output<typeof loggingConfig>
+
+export const tracingConfig = z.strictObject({
+  traceparent: z.boolean().default(true).describe('Passes W3C trace context on, and starts it where there is none.'),
+  otlp: z
+    .strictObject({
+      endpoint: httpUrl().describe('OTLP over HTTP: `http://collector:4318/v1/traces`.'),
+      headers: z
+        .record(fieldName(), secret())
+        .default({})
+        .describe('Fields of the export request, such as an API key.'),
+      serviceName: z.string().min(1).default('fluxor-gateway').describe('`service.name` of the spans.'),
+      samplePercent: percent().prefault(100).describe('Share of the traces started here that are exported.'),
+    })
+    .optional()
+    .describe('Exports spans. Absent: none.'),
+})
+export type TracingConfig = z.output<typeof tracingConfig>

@@ -1,0 +1,75 @@
+/** `match` of a route: which requests it takes. All conditions given must hold. */
+
+import { z } from 'zod'
+import { fieldName, oneOrMore } from '../config/types.ts'
+
+const HOST =
+  /^(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?(?::\d{1,5})?$|^\[[0-9a-fA-F:.]+\](?::\d{1,5})?$|^\*$/
+const TEMPLATE = /^(?:\/(?:[^/{}?#]*|\{[A-Za-z_][A-Za-z0-9_]*\}|\{[A-Za-z_][A-Za-z0-9_]*\.\.\.\}(?=$)))+$/
+
+const regex = () =>
+  z
+    .string()
+    .min(1)
+    .max(1000)
+    .refine((source) => isRegex(source), { error: 'expected a regular expression (ECMAScript, unicode)' })
+
+function isRegex(source: string): boolean {
+  try {
+    new RegExp(source, 'u')
+    return true
+  } catch {
+    return false
+  }
+}
+
+const absolutePath = () =>
+  z.string().regex(/^\/[^?#\s]*$/, { error: 'expected a path that starts with "/", without a query' })
+
+const condition = z.union(
+  [
+    z.string(),
+    z.number().transform(String),
+    z.strictObject({
+      regex: regex().optional().describe('The whole value must match.'),
+      present: z.boolean().optional().describe('true: there, whatever its value; false: not there.'),
+    }),
+  ],
+  { error: 'expected a value, { regex: … } or { present: true }' },
+)
+
+export const matchConfig = z
+  .strictObject({
+    host: oneOrMore(z.string().regex(HOST, { error: 'expected a host name, such as api.example.com or *.example.com' }))
+      .transform((hosts) => hosts.map((host) => host.toLowerCase()))
+      .optional()
+      .describe('Host names; `*.example.com` takes every name below example.com. Without a port any port matches.'),
+    path: absolutePath().optional().describe('The whole path. Case-sensitive, after normalisation.'),
+    pathPrefix: absolutePath()
+      .optional()
+      .describe('Whole segments from the start: `/api` takes /api and /api/x, not /apix.'),
+    pathTemplate: z
+      .string()
+      .regex(TEMPLATE, { error: 'expected a template such as /users/{id}; {rest...} may end it' })
+      .optional()
+      .describe('`/users/{id}`: a name in braces takes one segment, `{rest...}` at the end takes all that follow.'),
+    pathRegex: regex()
+      .optional()
+      .describe('A regular expression that the whole path must match. Tried after all others.'),
+    methods: oneOrMore(
+      z.string().regex(/^[A-Z][A-Z0-9-]{0,31}$/, { error: 'expected a method in capital letters, such as GET' }),
+    )
+      .optional()
+      .describe('Methods; others are answered 405 when no other route takes the path. GET takes HEAD too.'),
+    headers: z.record(fieldName(), condition).optional().describe('Header fields that must be there, by name.'),
+    query: z.record(z.string().min(1), condition).optional().describe('Query parameters that must be there, by name.'),
+  })
+  .refine((match) => pathKinds(match).length <= 1, {
+    error: 'takes one of "path", "pathPrefix", "pathTemplate" and "pathRegex"',
+  })
+export type MatchConfig = z.output<typeof matchConfig>
+export type MatchCondition = z.output<typeof condition>
+
+function pathKinds(match: object): string[] {
+  return ['path', 'pathPrefix', 'pathTemplate', 'pathRegex'].filter((kind) => kind in match)
+}
