@@ -23,7 +23,9 @@ export type Script = (socket: Socket, request: UpstreamRequest) => void
 interface Rule {
   script: Script
   /** Run the script when the head is complete, before the body: early answers. */
-  early: boolean
+  early?: boolean
+  /** Runs when the head is complete, besides the script: interim answers. */
+  onHead?: Script
 }
 
 export class RawUpstream {
@@ -35,7 +37,7 @@ export class RawUpstream {
   readonly open = new Set<Socket>()
   #bytes: Buffer[] = []
   readonly #rules = new Map<string, Rule>()
-  #fallback: Rule = { script: answer(200, 'ok'), early: false }
+  #fallback: Rule = { script: answer(200, 'ok') }
   readonly #server = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => this.#serve(socket))
 
   get url(): string {
@@ -43,14 +45,14 @@ export class RawUpstream {
   }
 
   /** What the script answers for this path (query aside). */
-  on(path: string, script: Script, options: { early?: boolean } = {}): this {
-    this.#rules.set(path, { script, early: options.early ?? false })
+  on(path: string, script: Script, options: Omit<Rule, 'script'> = {}): this {
+    this.#rules.set(path, { script, ...options })
     return this
   }
 
   /** For every path without a script of its own. Default: `200 ok`. */
   otherwise(script: Script): this {
-    this.#fallback = { script, early: false }
+    this.#fallback = { script }
     return this
   }
 
@@ -92,7 +94,7 @@ export class RawUpstream {
     socket.on('error', () => {})
     socket.on('end', () => socket.end())
     let buffer = Buffer.alloc(0)
-    let answered = false
+    let headSeen = false
     socket.on('data', (chunk) => {
       this.#bytes.push(chunk)
       buffer = Buffer.concat([buffer, chunk])
@@ -101,18 +103,19 @@ export class RawUpstream {
         if (headEnd < 0) return
         const [method = '', target = ''] = buffer.toString('latin1', 0, buffer.indexOf('\r\n')).split(' ')
         const rule = this.#rules.get(target.split('?')[0]!) ?? this.#fallback
-        if (rule.early && !answered) {
-          answered = true
-          const head = readMessage(buffer.subarray(0, headEnd + 4), true, false)!
-          rule.script(socket, { ...head, method, target, bytes: buffer.subarray(0, headEnd + 4), connection })
+        if (!headSeen) {
+          headSeen = true
+          const onHead = rule.early ? rule.script : rule.onHead
+          const head = buffer.subarray(0, headEnd + 4)
+          onHead?.(socket, { ...readMessage(head, true, false)!, method, target, bytes: head, connection })
         }
         const message = readMessage(buffer, false, false)
         if (message === undefined) return
         const request = { ...message, method, target, bytes: buffer.subarray(0, message.byteLength), connection }
         buffer = buffer.subarray(message.byteLength)
         this.requests.push(request)
-        if (!answered) rule.script(socket, request)
-        answered = false
+        if (!rule.early) rule.script(socket, request)
+        headSeen = false
       }
     })
   }
