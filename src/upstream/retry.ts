@@ -138,7 +138,7 @@ export class RetryBudget {
   #tick = -1
   /** What is left of the floor; filled up at `perSecond`. */
   #spare: number
-  #spareAtMs = -Infinity
+  #spareAtMs = 0
   /** Refused retries since the start, for metrics. */
   exhausted = 0
 

@@ -1,0 +1,146 @@
+import { describe, expect, it } from 'vitest'
+import {
+  type FailedTry,
+  isReplayable,
+  parseRetryAfter,
+  parseRetryConditions,
+  RetryBudget,
+  type RetryConditions,
+  type RetryOptions,
+  RetryPolicy,
+} from '../../../src/upstream/retry.ts'
+
+const ON = parseRetryConditions(['connectError', 'reset', '503']) as RetryConditions
+const TRY: FailedTry = {
+  method: 'GET',
+  retries: 0,
+  failure: 'reset',
+  status: 0,
+  sent: true,
+  bodyReplayable: true,
+  shed: false,
+  retryAfterMs: -1,
+}
+
+function next(over: Partial<FailedTry>, options: Partial<RetryOptions> = {}, budget = new RetryBudget(20)): number {
+  return new RetryPolicy({ attempts: 2, on: ON, random: () => 0.5, ...options }, budget).next({ ...TRY, ...over }, 0)
+}
+
+describe('retry conditions', () => {
+  it('takes names, statuses as text and number, and 5xx', () => {
+    const on = parseRetryConditions(['timeout', 503, '429', '5xx']) as RetryConditions
+    expect([on.connectError, on.reset, on.timeout]).toEqual([false, false, true])
+    expect([429, 499, 500, 503, 599].map((s) => on.statuses[s])).toEqual([1, 0, 1, 1, 1])
+  })
+
+  it.each(['conectError', '99', '600', '', '50x'])('refuses "%s"', (text) => {
+    expect(parseRetryConditions([text])).toContain(`"${text}"`)
+  })
+})
+
+describe('whether a request may be sent twice', () => {
+  it.each([
+    ['GET', true, true],
+    ['PUT', true, true],
+    ['DELETE', true, true],
+    ['POST', true, false],
+    ['PATCH', true, false],
+    ['POST', false, true],
+    ['FOO', true, false],
+    ['constructor', true, false],
+  ])('%s, sent %s: %s', (method, sent, expected) => {
+    expect(isReplayable(method, sent)).toBe(expected)
+  })
+})
+
+describe('retry', () => {
+  it('tries another connection at once when nothing was sent, whatever the method', () => {
+    expect(next({ method: 'POST', failure: 'connectError', sent: false })).toBe(0)
+  })
+
+  it('backs off with jitter when the request was sent, longer each time', () => {
+    expect(next({})).toBe(12.5)
+    expect(next({ retries: 1 })).toBe(25)
+    expect(next({ retries: 8 }, { attempts: 10 })).toBe(125)
+  })
+
+  it.each([
+    ['a POST that was sent', { method: 'POST' }],
+    ['beyond the attempts', { retries: 2 }],
+    ['a body that is gone', { bodyReplayable: false }],
+    ['a timeout that is not listed', { failure: 'timeout' }],
+    ['an invalid answer', { failure: 'bad' }],
+    ['a status that is not listed', { failure: null, status: 500 }],
+    ['a Retry-After beyond the bound', { failure: null, status: 503, retryAfterMs: 1001 }],
+  ] as [string, Partial<FailedTry>][])('does not retry %s', (_, over) => {
+    expect(next(over)).toBe(-1)
+  })
+
+  it('waits at least as long as Retry-After says', () => {
+    expect(next({ failure: null, status: 503, retryAfterMs: 800 })).toBe(1000)
+    expect(next({ failure: null, status: 503, retryAfterMs: 800 }, { random: () => 0 })).toBe(800)
+  })
+
+  it('tries a shed request at once elsewhere, whatever its method and Retry-After, within attempts and budget', () => {
+    const shed = { failure: null, status: 503, shed: true, method: 'POST', retryAfterMs: 60_000 }
+    const no503 = { on: parseRetryConditions([]) as RetryConditions }
+    expect(next(shed, no503)).toBe(0)
+    expect(next({ ...shed, retries: 2 }, no503)).toBe(-1)
+    expect(next({ ...shed, bodyReplayable: false }, no503)).toBe(-1)
+    expect(next(shed, no503, new RetryBudget(0, 0))).toBe(-1)
+  })
+})
+
+describe('retry budget', () => {
+  it('a quiet upstream has three retries a second', () => {
+    const budget = new RetryBudget(20)
+    expect([1, 2, 3, 4].map(() => budget.tryRetry(0))).toEqual([true, true, true, false])
+    expect(budget.tryRetry(200)).toBe(false)
+    expect(budget.tryRetry(340)).toBe(true)
+    expect(budget.exhausted).toBe(2)
+  })
+
+  it('costs at most the share plus the floor when everything fails', () => {
+    const budget = new RetryBudget(20)
+    let sent = 0
+    for (let i = 0; i < 10_000; i++) {
+      const now = i * 3
+      budget.onFirstTry(now)
+      sent++
+      if (budget.tryRetry(now)) sent++
+    }
+    expect(sent).toBeGreaterThanOrEqual(12_000)
+    expect(sent).toBeLessThanOrEqual(12_000 + 3 + 30 * 3)
+  })
+
+  it('forgets first tries after ten seconds', () => {
+    const budget = new RetryBudget(20, 0)
+    for (let i = 0; i < 100; i++) budget.onFirstTry(0)
+    expect(budget.tryRetry(9_000)).toBe(true)
+    expect(budget.tryRetry(10_001)).toBe(false)
+  })
+
+  it('allows none at 0 % and 0 a second', () => {
+    const budget = new RetryBudget(0, 0)
+    budget.onFirstTry(0)
+    expect(budget.tryRetry(1)).toBe(false)
+  })
+})
+
+describe('Retry-After', () => {
+  const now = Date.UTC(2026, 0, 1)
+  it.each([
+    ['120', 120_000],
+    ['0', 0],
+    ['Thu, 01 Jan 2026 00:00:05 GMT', 5000],
+    ['Wed, 31 Dec 2025 00:00:00 GMT', 0],
+    ['-1', -1],
+    ['1.5', -1],
+    ['soon', -1],
+    ['', -1],
+    ['9999999999', -1],
+    [undefined, -1],
+  ])('%s', (value, expected) => {
+    expect(parseRetryAfter(value, now)).toBe(expected)
+  })
+})
