@@ -85,7 +85,9 @@ export class Endpoint {
   outlier: OutlierRecord | null = null
   /** The endpoint's own circuit breaker; null when it is off. */
   breaker: Breaker | null = null
-  /** The latest known answer of the health check, for people: `GET /health answered 500`. */
+  /** A health check has been answered: from then on it takes several in a row to change the state. */
+  proven = false
+  /** Why it is in its state, for people: `GET /health answered 500`. */
   reason = ''
   /** When `state` last changed, on the clock passed in. */
   sinceMs: number

@@ -26,13 +26,16 @@ const FASTEST_MS = 100
 /** The state machine of one endpoint. Pure. */
 export class HealthState {
   readonly #timing: HealthTiming
-  #healthy = true
-  #proven = false
+  #healthy: boolean
+  #proven: boolean
   /** Checks in a row that speak against the present state. */
   #against = 0
 
-  constructor(timing: HealthTiming) {
+  /** @param healthy @param proven what is known from before: a reload starts new checks, not new endpoints */
+  constructor(timing: HealthTiming, healthy = true, proven = false) {
     this.#timing = timing
+    this.#healthy = healthy
+    this.#proven = proven
   }
 
   get healthy(): boolean {
@@ -170,13 +173,15 @@ export class HealthProber {
     for (const watched of this.#watched.values()) if (!wanted.has(watched.endpoint)) this.#forget(watched)
     for (const endpoint of wanted) {
       if (this.#watched.has(endpoint)) continue
-      const watched: Watched = { endpoint, state: new HealthState(this.#options), timer: null, abort: null }
+      const state = new HealthState(this.#options, !endpoint.unhealthy, endpoint.proven)
+      const watched: Watched = { endpoint, state, timer: null, abort: null }
       this.#watched.set(endpoint, watched)
       // Soon, but not all at once.
       this.#schedule(watched, this.#random() * Math.min(this.#options.intervalMs / FASTER, 500))
     }
   }
 
+  /** Endpoints keep the state they have. Without a prober to follow, mark them healthy: nobody else will. */
   close(): void {
     this.#closed = true
     for (const watched of this.#watched.values()) this.#forget(watched)
@@ -212,6 +217,7 @@ export class HealthProber {
       watched.abort = null
     }
     if (this.#watched.get(endpoint) !== watched) return
+    endpoint.proven = true
     if (state.onCheck(result.ok)) {
       if (result.ok) endpoint.markHealthy(this.#now(), result.reason)
       else endpoint.markUnhealthy(this.#now(), result.reason)

@@ -196,6 +196,27 @@ describe('health prober', () => {
     await until(() => calls >= 3)
   })
 
+  it('brings back an endpoint that was unhealthy before a reload, after rise good checks', async () => {
+    const e = endpoint()
+    e.markUnhealthy(0, 'GET / answered 500')
+    e.proven = true
+    let checks = 0
+    const { prober: p, changes } = prober(async () => ({ ok: ++checks > 0, reason: 'fine' }))
+    p.update([e])
+    await until(() => changes.length === 1)
+    expect([e.state, checks]).toEqual(['healthy', 2])
+  })
+
+  it('a reload does not let a single bad check take out an endpoint that is known', async () => {
+    const e = endpoint()
+    e.proven = true
+    let checks = 0
+    const { prober: p } = prober(async () => ({ ok: ++checks > 2, reason: '' }))
+    p.update([e])
+    await until(() => checks > 4)
+    expect([e.state, e.sinceMs]).toEqual(['healthy', 0])
+  })
+
   it('checks only what it watches, and nothing after close', async () => {
     const seen: string[] = []
     const aborted: string[] = []
