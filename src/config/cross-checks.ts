@@ -1,7 +1,7 @@
 /** What no single key can know: names that must exist elsewhere, caps that cannot be reached, routes that never match. */
 
 import { rateLimitProblems } from '../policies/rate-limit/config.ts'
-import { isLoopback } from './address.ts'
+import { isLoopback } from './host-port.ts'
 import type { Path } from './problems.ts'
 import type { Config } from './schema.ts'
 import { didYouMean } from './suggest.ts'
@@ -220,7 +220,8 @@ function checkReachable(
   warn: Report,
 ): void {
   const { methods, ...conditions } = match
-  for (const host of conditions.host ?? ['']) {
+  const hosts = conditions.host === undefined || conditions.host.includes('*') ? [''] : conditions.host
+  for (const host of hosts) {
     const sorted = (record: object | undefined) => Object.entries(record ?? {}).sort(([a], [b]) => (a < b ? -1 : 1))
     const path = [
       conditions.path,
@@ -235,7 +236,7 @@ function checkReachable(
         (other.methods === undefined && methods === undefined) ||
         (other.methods !== undefined && methods?.every((method) => other.methods!.includes(method))),
     )
-    if (winner !== undefined && (conditions.host ?? ['']).length === 1) {
+    if (winner !== undefined && hosts.length === 1) {
       warn(
         ['routes', index],
         `"${name}" is never reached: routes[${winner.index}] matches the same requests and comes first`,

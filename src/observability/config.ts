@@ -6,13 +6,16 @@ import { duration, fieldName, percent, secret } from '../config/types.ts'
 
 export const loggingConfig = z.strictObject({
   level: z
-    .enum(['debug', 'info', 'warn', 'error', 'silent'])
+    .enum(['debug', 'info', 'warn', 'error', 'fatal', 'silent'])
     .default('info')
     .describe("The gateway's own log: least level written."),
   file: z.string().min(1).optional().describe('File of the log; standard output without it. Reopened on SIGHUP.'),
   access: z
     .strictObject({
-      format: z.enum(['json', 'combined']).default('json').describe('JSON lines, or the combined format of Apache.'),
+      format: z
+        .enum(['json', 'common', 'combined'])
+        .default('json')
+        .describe('JSON lines, or the common or combined format of Apache.'),
       sample: z
         .number()
         .min(0)

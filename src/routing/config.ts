@@ -51,6 +51,7 @@ export const matchConfig = z
     pathTemplate: z
       .string()
       .regex(TEMPLATE, { error: 'expected a template such as /users/{id}; {rest...} may end it' })
+      .refine((template) => hasDistinctNames(template), { error: 'the same name stands in it twice' })
       .optional()
       .describe('`/users/{id}`: a name in braces takes one segment, `{rest...}` at the end takes all that follow.'),
     pathRegex: regex()
@@ -69,6 +70,11 @@ export const matchConfig = z
   })
 export type MatchConfig = z.output<typeof matchConfig>
 export type MatchCondition = z.output<typeof condition>
+
+function hasDistinctNames(template: string): boolean {
+  const names = template.match(/\{\w+/g) ?? []
+  return new Set(names).size === names.length
+}
 
 function pathKinds(match: object): string[] {
   return ['path', 'pathPrefix', 'pathTemplate', 'pathRegex'].filter((kind) => kind in match)

@@ -2,7 +2,7 @@
 
 import { z } from 'zod'
 import { httpUrl } from '../config/address.ts'
-import { bytes, duration, percent } from '../config/types.ts'
+import { bytes, duration, oneOrMore, percent, secret } from '../config/types.ts'
 
 const endpoint = z.strictObject({
   url: httpUrl()
@@ -64,7 +64,9 @@ const health = z.strictObject({
   timeout: duration().prefault('1s').describe('Longest wait for the answer.'),
   rise: z.int().min(1).default(2).describe('Good checks in a row before an endpoint is used again.'),
   fall: z.int().min(1).default(3).describe('Bad checks in a row before it is not.'),
-  status: statusRange().prefault('200-399').describe('Statuses that count as good: one, or a range.'),
+  status: oneOrMore(statusRange())
+    .prefault('200-399')
+    .describe('Statuses that count as good: one, a range, or a list.'),
   host: z.string().min(1).optional().describe("Host field of the check; the endpoint's own without it."),
 })
 
@@ -139,6 +141,11 @@ export const upstreamConfig = z
           .string()
           .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, { error: 'expected a cookie name' })
           .describe('Name of the cookie that names the endpoint.'),
+        secret: secret()
+          .optional()
+          .describe(
+            "Key of the cookie's value, the same in all gateways. Absent: who knows the addresses can choose one.",
+          ),
         ttl: duration().prefault(0).describe('Life of the cookie; 0: until the browser closes.'),
       })
       .optional()
