@@ -75,6 +75,8 @@ export interface FailedTry {
   readonly bodyReplayable: boolean
   /** The answer carries `fluxor-shed`: refused by a full gateway before it reached its service. */
   readonly shed: boolean
+  /** Another endpoint than those tried is available. Default true. Decides for shed requests alone. */
+  readonly elsewhere?: boolean
   /** From `parseRetryAfter`; -1: none. */
   readonly retryAfterMs: number
 }
@@ -99,7 +101,8 @@ export class RetryPolicy {
   next(t: FailedTry, nowMs: number): number {
     const { attempts, on } = this.#options
     if (t.retries >= attempts || !t.bodyReplayable) return -1
-    if (t.shed) return this.#budget.tryRetry(nowMs) ? 0 : -1
+    // A full gateway would only refuse again.
+    if (t.shed) return t.elsewhere !== false && this.#budget.tryRetry(nowMs) ? 0 : -1
     if (t.failure === null ? on.statuses[t.status] !== 1 : !isWanted(on, t.failure)) return -1
     if (!isReplayable(t.method, t.sent)) return -1
     if (t.retryAfterMs > this.#maxRetryAfterMs) return -1

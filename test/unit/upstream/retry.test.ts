@@ -87,6 +87,7 @@ describe('retry', () => {
     expect(next(shed, no503)).toBe(0)
     expect(next({ ...shed, retries: 2 }, no503)).toBe(-1)
     expect(next({ ...shed, bodyReplayable: false }, no503)).toBe(-1)
+    expect(next({ ...shed, elsewhere: false }, no503)).toBe(-1)
     expect(next(shed, no503, new RetryBudget(0, 0))).toBe(-1)
   })
 })
