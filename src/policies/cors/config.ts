@@ -33,6 +33,10 @@ export const corsConfig = z
   })
   .superRefine((cors, context) => {
     if (!cors.credentials) return
+    if (cors.exposeHeaders.includes('*')) {
+      const message = 'with credentials browsers take * for a header of that name; list the headers'
+      context.addIssue({ code: 'custom', message, path: ['exposeHeaders'] })
+    }
     cors.origins.forEach((origin, i) => {
       if (origin === '*' || origin === 'null') {
         const message = `the origin ${origin} with credentials would let any page act as its visitor`
