@@ -195,18 +195,18 @@ export class MetricsReader {
   }
 }
 
-/** Quantiles of a merged window over `spanMs`. */
+/** Quantiles of a merged window over `spanMs`. Where no maximum was kept, the highest bucket stands for it. */
 export function summarise(window: Float64Array, spanMs: number): LatencySummary {
   // The buckets are summed rather than `count` believed: a writer may stand between the two
   let count = 0
   for (let i = WINDOW.buckets; i < WINDOW_PLACES; i++) count += window[i]!
-  const max = window[WINDOW.maxMs]!
+  const max = window[WINDOW.maxMs]! || highest(window)
   const quantile = (q: number) => {
     const rank = Math.max(1, Math.ceil(q * count))
     let seen = 0
     for (let bucket = 0; bucket < LOG_BUCKETS; bucket++) {
       seen += window[WINDOW.buckets + bucket]!
-      if (seen >= rank) return max > 0 ? Math.min(logBucketMs(bucket), max) : logBucketMs(bucket)
+      if (seen >= rank) return Math.min(logBucketMs(bucket), max)
     }
     return max
   }
@@ -221,4 +221,11 @@ export function summarise(window: Float64Array, spanMs: number): LatencySummary 
     p99: quantile(0.99),
     max,
   }
+}
+
+function highest(window: Float64Array): number {
+  for (let bucket = LOG_BUCKETS - 1; bucket >= 0; bucket--) {
+    if (window[WINDOW.buckets + bucket]! > 0) return logBucketMs(bucket)
+  }
+  return 0
 }
