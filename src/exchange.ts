@@ -64,6 +64,15 @@ export interface ResponseSink extends BodySink {
   source: BodySource | null
 }
 
+/** The body of a request as its listener offers it. */
+export interface RequestBodySource extends BodySource {
+  sink: BodySink | null
+  /** Content-Length, or -1: not known in advance. */
+  readonly length: number
+  /** Body bytes read so far. */
+  readonly received: number
+}
+
 export interface ListenerInfo {
   readonly name: string
   readonly secure: boolean
@@ -76,8 +85,10 @@ export interface ClientStream extends ResponseSink {
   readonly listener: ListenerInfo
   /** The peer of the socket, or what a trusted PROXY header said; IPv4-mapped IPv6 is unmapped. */
   readonly remoteAddress: string
+  /** Field lines that depend on the connection alone, kept by whoever writes forwarded requests; '' until then. */
+  forwardedFields: string
   /** Null when the request has no body. Attach the sink first, then `resume()`. */
-  readonly body: (BodySource & { sink: BodySink | null; readonly length: number }) | null
+  readonly body: RequestBodySource | null
   /** Bytes of the answer handed to the kernel so far, head included. */
   readonly bytesSent: number
   /** A whole answer at once: head, body and end leave in one write. A string holds latin1 bytes. */
@@ -99,11 +110,17 @@ export class Exchange {
   path = '/'
   /** With its `?`, or ''. Never touched. */
   query = ''
+  /** As to forward in Host; '' in HTTP/1.0 without one. */
+  authority = ''
+  /** Lower-case names that the request's Connection field lists beyond close and keep-alive. */
+  connectionNames: string[] | null = null
   route: Route | undefined = undefined
   /** From X-Request-ID when well-formed, else made. */
   requestId = ''
   /** The client's address after the trusted-proxies walk. */
   clientAddress = ''
+  /** The peer is one of `trustedProxies`: what it says of the client is believed and passed on. */
+  peerTrusted = false
   identity: Identity | undefined = undefined
   /** The admission tier; '' without tiers. */
   tier = ''

@@ -7,8 +7,12 @@
 
 const UNRESERVED = /[A-Za-z0-9\-._~]/
 
-/** @param path origin-form, from its first slash to before the `?`. Returns undefined when it is refused. */
-export function normalisePath(path: string): string | undefined {
+/**
+ * @param path origin-form, from its first slash to before the `?`
+ * @param keepSlashes %2F and %5C stay as they are instead of being refused
+ * @returns undefined when it is refused
+ */
+export function normalisePath(path: string, keepSlashes = false): string | undefined {
   if (isPlain(path)) return path
   let decoded = ''
   for (let i = 0; i < path.length; i++) {
@@ -21,7 +25,7 @@ export function normalisePath(path: string): string | undefined {
     const hex = path.slice(i + 1, i + 3)
     if (!/^[0-9A-Fa-f]{2}$/.test(hex)) return undefined
     const code = Number.parseInt(hex, 16)
-    if (code === 0x2f || code === 0x5c || code === 0) return undefined
+    if (code === 0 || (!keepSlashes && (code === 0x2f || code === 0x5c))) return undefined
     const char = String.fromCharCode(code)
     decoded += UNRESERVED.test(char) ? char : `%${hex.toUpperCase()}`
     i += 2

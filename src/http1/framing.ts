@@ -46,7 +46,8 @@ export function frameRequest(head: MessageHead, frame: RequestFrame): HeadError 
       if (method !== 'OPTIONS') return bad('the asterisk-form is for OPTIONS alone')
     } else {
       const match = ABSOLUTE_FORM.exec(target)
-      if (match === null || !isAuthority(match[1]!)) return bad('the request-target is neither a path nor an absolute URI')
+      if (match === null || !isAuthority(match[1]!))
+        return bad('the request-target is neither a path nor an absolute URI')
       authority = match[1]! // RFC 9112 §3.2.2: it replaces the Host field
       const rest = match[2]!
       frame.target = rest === '' ? '/' : rest.charCodeAt(0) === 47 ? rest : `/${rest}`
@@ -126,7 +127,12 @@ export function declaredLength(head: MessageHead): number | HeadError {
   if (cl < 0) return -1
   let text = head.valueAt(cl)
   if (text.includes(',') || head.indexOf(FIELD_ID['content-length'], cl + 1) >= 0) {
-    const values = new Set(head.value(FIELD_ID['content-length'])!.split(',').map((value) => value.trim()))
+    const values = new Set(
+      head
+        .value(FIELD_ID['content-length'])!
+        .split(',')
+        .map((value) => value.trim()),
+    )
     if (values.size !== 1) return bad('Content-Length fields that differ')
     text = [...values][0]!
   }

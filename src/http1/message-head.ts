@@ -55,9 +55,11 @@ const MAX_METHOD_BYTES = 32
 const METHOD_BYTE = new Uint8Array(256)
 for (let c = 0; c < 256; c++) if (TOKEN[c] === c && (c < 97 || c > 122)) METHOD_BYTE[c] = 1
 for (let c = 65; c <= 90; c++) METHOD_BYTE[c] = 1
-/** Ints a field: name start, name end, value start, value end, id (plus CANONICAL when the line is exactly `Name: value`). */
+/** Ints a field: name start, name end, value start, value end, id with flags (CANONICAL: the line is exactly `Name: value`). */
 const STRIDE = 5
 const CANONICAL = 0x1000
+/** An unknown name with `_` in it. */
+const UNDERSCORE = 0x2000
 const ID_MASK = 0xfff
 
 const VERSION_1_1 = [...'HTTP/1.1'].map((c) => c.charCodeAt(0))
@@ -153,7 +155,8 @@ export class MessageHead {
           while (pos < stop && METHOD_BYTE[bytes[pos]!] === 1) pos++
           if (pos - mark > MAX_METHOD_BYTES) return this.#refuse('bad', 'the method is too long')
           if (pos >= stop) break
-          if (bytes[pos] !== SP || pos === mark) return this.#refuse('bad', 'the method is not a token of capital letters')
+          if (bytes[pos] !== SP || pos === mark)
+            return this.#refuse('bad', 'the method is not a token of capital letters')
           this.#methodEnd = pos - start
           this.#targetStart = ++pos - start
           mark = pos
@@ -165,7 +168,8 @@ export class MessageHead {
           while (pos < stop && TARGET[bytes[pos]!] === 1) pos++
           if (pos - mark > limits.targetBytes) return this.#refuse('targetTooLong', 'request-target')
           if (pos >= stop) break
-          if (bytes[pos] !== SP || pos === mark) return this.#refuse('bad', 'the request-target has a byte that is not allowed')
+          if (bytes[pos] !== SP || pos === mark)
+            return this.#refuse('bad', 'the request-target has a byte that is not allowed')
           this.#targetEnd = pos - start
           mark = ++pos
           phase = VERSION
@@ -216,7 +220,8 @@ export class MessageHead {
 
         case REASON: {
           if (!this.#isRequest) {
-            if (pos === mark && bytes[pos] !== SP && bytes[pos] !== CR) return this.#refuse('bad', 'the status is not three digits')
+            if (pos === mark && bytes[pos] !== SP && bytes[pos] !== CR)
+              return this.#refuse('bad', 'the status is not three digits')
             while (pos < stop && VALUE[bytes[pos]!] === 1) pos++
             if (pos >= stop) break
           }
@@ -254,7 +259,11 @@ export class MessageHead {
             lower = TOKEN[b]!
           }
           if (pos >= stop) break
-          if (pos === mark) return this.#refuse('bad', b === SP || b === HTAB ? 'a line begins with white space (obs-fold)' : 'a field has no name')
+          if (pos === mark)
+            return this.#refuse(
+              'bad',
+              b === SP || b === HTAB ? 'a line begins with white space (obs-fold)' : 'a field has no name',
+            )
           this.#nameEnd = pos - start
           if (b === COLON_BYTE) {
             pos++
@@ -267,7 +276,8 @@ export class MessageHead {
 
         case COLON: {
           const b = bytes[pos]!
-          if (b !== SP && b !== HTAB && b !== COLON_BYTE) return this.#refuse('bad', 'a field name has a byte that is not allowed')
+          if (b !== SP && b !== HTAB && b !== COLON_BYTE)
+            return this.#refuse('bad', 'a field name has a byte that is not allowed')
           pos++
           if (b === COLON_BYTE) phase = OWS
           break
@@ -289,7 +299,7 @@ export class MessageHead {
           let valueEnd = pos
           while (valueEnd > mark && (bytes[valueEnd - 1] === SP || bytes[valueEnd - 1] === HTAB)) valueEnd--
           this.#valueEnd = valueEnd - start
-          if (valueEnd !== pos) this.#fields[this.#count * STRIDE + 4]! &= ID_MASK
+          if (valueEnd !== pos) this.#fields[this.#count * STRIDE + 4]! &= ~CANONICAL
           pos++
           phase = FIELD_LF
           break
@@ -330,7 +340,9 @@ export class MessageHead {
     fields[at + 1] = nameEnd - start
     fields[at + 2] = valueStart - start
     const canonical = valueStart === nameEnd + 2 && bytes[nameEnd + 1] === SP
-    fields[at + 4] = findField(bytes, nameStart, nameEnd, hash) | (canonical ? CANONICAL : 0)
+    const id = findField(bytes, nameStart, nameEnd, hash)
+    fields[at + 4] =
+      id | (canonical ? CANONICAL : 0) | (id === 0 && hasUnderscore(bytes, nameStart, nameEnd) ? UNDERSCORE : 0)
   }
 
   #refuse(kind: HeadError['kind'], detail: string): typeof REFUSED {
@@ -384,7 +396,8 @@ export class MessageHead {
     if (id !== 0) return this.value(id)
     let value: string | undefined
     for (let i = 0; i < this.#count; i++) {
-      if (this.#isNamed(i, lowerCaseName)) value = value === undefined ? this.valueAt(i) : `${value}, ${this.valueAt(i)}`
+      if (this.#isNamed(i, lowerCaseName))
+        value = value === undefined ? this.valueAt(i) : `${value}, ${this.valueAt(i)}`
     }
     return value
   }
@@ -403,10 +416,13 @@ export class MessageHead {
   }
 
   /**
-   * The field lines that `keep` lets through, re-serialised as `Name: value CRLF`. Neighbouring lines that were received
-   * in just that form leave as one slice: every byte of them has been checked by the parser.
+   * The field lines that may go on, re-serialised as `Name: value CRLF`. Neighbouring lines that were received in just
+   * that form leave as one slice: every byte of them has been checked by the parser.
+   * @param drop 1 at the id of each known field that stays behind
+   * @param dropUnderscores unknown names with `_` stay behind
+   * @param names lower-case names that stay behind beside; null: none
    */
-  fieldLines(keep: (id: number, i: number) => boolean): string {
+  fieldLines(drop: Uint8Array, dropUnderscores: boolean, names: ReadonlySet<string> | null): string {
     const fields = this.#fields
     const text = this.#text
     let out = ''
@@ -415,8 +431,11 @@ export class MessageHead {
     for (let i = 0; i < this.#count; i++) {
       const at = i * STRIDE
       const flags = fields[at + 4]!
-      const kept = keep(flags & ID_MASK, i)
-      if (kept && flags & CANONICAL) {
+      const kept =
+        drop[flags & ID_MASK] === 0 &&
+        !(dropUnderscores && (flags & UNDERSCORE) !== 0) &&
+        (names === null || !names.has(this.nameAt(i)))
+      if (kept && (flags & CANONICAL) !== 0) {
         if (runStart < 0) runStart = fields[at]!
         runEnd = fields[at + 3]! + 2
         continue
@@ -429,6 +448,11 @@ export class MessageHead {
     }
     return runStart >= 0 ? out + text.slice(runStart, runEnd) : out
   }
+}
+
+function hasUnderscore(bytes: Uint8Array, start: number, end: number): boolean {
+  for (let i = start; i < end; i++) if (bytes[i] === 95) return true
+  return false
 }
 
 /** A head from text, for messages that did not arrive as HTTP/1.x bytes (HTTP/2) and for tests. Throws on a refused head. */

@@ -38,7 +38,11 @@ export interface ConnectionHost {
   /** A request's head is complete and sound. */
   handle(x: Exchange, frame: RequestFrame): void
   /** The head is refused, or never came whole; answers and closes. */
-  refuse(x: Exchange, error: HeadError | 'headerTimeout' | 'bodyTimeout' | 'bodyTooLarge' | 'badBody', detail: string): void
+  refuse(
+    x: Exchange,
+    error: HeadError | 'headerTimeout' | 'bodyTimeout' | 'bodyTooLarge' | 'badBody',
+    detail: string,
+  ): void
   /** The exchange's `deadlineMs` has passed. */
   expire(x: Exchange): void
   opened(connection: Http1Connection): void
@@ -119,8 +123,9 @@ export class Http1Connection implements ClientStream {
     return this.#headSent
   }
 
-  get idle(): boolean {
-    return this.#state === IDLE
+  /** An exchange is under way. */
+  get busy(): boolean {
+    return this.#exchange !== null
   }
 
   // Reading.
@@ -422,7 +427,8 @@ export class Http1Connection implements ClientStream {
   }
 
   readonly #onEnd = (): void => {
-    if (this.#state === EXCHANGE) this.destroy() // the client is gone: stop the work (as nginx, Go and Envoy do)
+    if (this.#state === EXCHANGE)
+      this.destroy() // the client is gone: stop the work (as nginx, Go and Envoy do)
     else if (this.#state === LINGER) this.#socket.destroy()
     else this.#socket.end()
   }

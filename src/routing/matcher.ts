@@ -41,7 +41,10 @@ export class Matcher {
     this.#headers = Object.entries(config.headers ?? {}).map(([name, condition]) => {
       return { name, id: fieldId(name), test: compileCondition(condition) }
     })
-    this.#query = Object.entries(config.query ?? {}).map(([name, condition]) => ({ name, test: compileCondition(condition) }))
+    this.#query = Object.entries(config.query ?? {}).map(([name, condition]) => ({
+      name,
+      test: compileCondition(condition),
+    }))
   }
 
   /** All conditions but the method: what 405 and `Allow` are made of. */
@@ -81,7 +84,9 @@ function parseHostPattern(text: string): HostPattern {
 function matchesHost(pattern: HostPattern, authority: string): boolean {
   const { name, port } = splitAuthority(authority)
   if (pattern.port !== '' && pattern.port !== port) return false
-  return pattern.suffix === '' ? name === pattern.name : name.length > pattern.suffix.length && name.endsWith(pattern.suffix)
+  return pattern.suffix === ''
+    ? name === pattern.name
+    : name.length > pattern.suffix.length && name.endsWith(pattern.suffix)
 }
 
 /** Host and port of `host:port` or `[v6]:port`, both as text; a trailing dot of the name is dropped. */
@@ -98,7 +103,8 @@ function compilePath(config: MatchConfig): ((path: string) => boolean) | null {
   if (pathPrefix !== undefined) {
     const prefix = pathPrefix.endsWith('/') ? pathPrefix.slice(0, -1) : pathPrefix
     if (prefix === '') return null
-    return (actual) => actual.startsWith(prefix) && (actual.length === prefix.length || actual.charCodeAt(prefix.length) === 47)
+    return (actual) =>
+      actual.startsWith(prefix) && (actual.length === prefix.length || actual.charCodeAt(prefix.length) === 47)
   }
   const regex = pathPattern(pathTemplate, pathRegex)
   return regex === null ? null : (actual) => regex.test(actual)
@@ -119,7 +125,8 @@ function compileCondition(condition: MatchCondition): ValueTest {
   if (typeof condition === 'string') return (value) => value === condition
   const regex = condition.regex === undefined ? undefined : new RegExp(`^(?:${condition.regex})$`, 'u')
   const present = condition.present ?? true
-  return (value) => (value !== undefined) === present && (regex === undefined || value === undefined || regex.test(value))
+  return (value) =>
+    (value !== undefined) === present && (regex === undefined || value === undefined || regex.test(value))
 }
 
 /**
@@ -131,7 +138,16 @@ export function specificity(config: MatchConfig): number[] {
   const exactHosts = hosts.filter((host) => !host.startsWith('*.'))
   const host = hosts.length === 0 ? 0 : exactHosts.length > 0 ? 1000 : Math.min(...hosts.map((name) => name.length))
   const { path, pathTemplate, pathPrefix, pathRegex } = config
-  const kind = path !== undefined ? 4 : pathTemplate !== undefined ? 3 : pathPrefix !== undefined ? 2 : pathRegex !== undefined ? 1 : 0
+  const kind =
+    path !== undefined
+      ? 4
+      : pathTemplate !== undefined
+        ? 3
+        : pathPrefix !== undefined
+          ? 2
+          : pathRegex !== undefined
+            ? 1
+            : 0
   const length = (path ?? pathTemplate?.replaceAll(/\{[^}]*\}/g, '') ?? pathPrefix ?? '').length
   const conditions = Object.keys(config.headers ?? {}).length + Object.keys(config.query ?? {}).length
   return [host, kind, length, conditions, config.methods === undefined ? 0 : 1]

@@ -6,7 +6,6 @@
 import type { MatchConfig } from './config.ts'
 import { Matcher, type MatchInput, specificity } from './matcher.ts'
 
-
 export interface RouteMatch<R> {
   readonly route: R | undefined
   /** When no route matched but some would take another method: these, for `Allow`. */

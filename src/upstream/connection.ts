@@ -27,7 +27,7 @@ export interface Attempt {
   head(head: MessageHead, length: number): ResponseSink
   /** No final head came. The connection is gone. */
   failed(kind: FailureKind, detail: string): void
-  /** The body broke off after the head; the sink has been told. The connection is gone. */
+  /** The body broke off after the head; the sink is told next. The connection is gone. */
   broken(kind: FailureKind, detail: string): void
   /** The whole answer was read. The connection is back in its pool or gone. */
   done(): void
@@ -374,8 +374,8 @@ export class UpstreamConnection implements BodySink, BodySource {
     if (attempt === null) return
     if (sink === null) attempt.failed(kind, detail)
     else {
-      sink.abort()
       attempt.broken(kind, detail)
+      sink.abort()
     }
   }
 

@@ -1,0 +1,52 @@
+/** What the admin and probes listeners serve. Thin: each entry asks the gateway and writes JSON. */
+
+import type { Gateway } from './gateway.ts'
+import type { AdminRoutes } from './listener/admin.ts'
+import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
+import { MetricsPage } from './observability/registry.ts'
+import { Places } from './policies/admission/places.ts'
+import { normalCapacity, scopeLimits } from './policies/admission/policy.ts'
+import { MetricsReader } from './shared/metrics-reader.ts'
+import { VERSION } from './version.ts'
+
+export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: AdminRoutes; probes: AdminRoutes }> {
+  const page = new MetricsPage({
+    reader: new MetricsReader(gateway.memory.metrics),
+    version: VERSION,
+    admission: () => admissionFigures(gateway),
+    reload: () => gateway.lastReload,
+  })
+  const probes: AdminRoutes = {
+    'GET /livez': (_request, response) => response.json({ status: 'alive' }),
+    'GET /readyz': (_request, response) => {
+      const { ready, reason } = gateway.readiness
+      response.json({ ready, ...(reason !== '' && { reason }) }, ready ? 200 : 503)
+    },
+    'GET /metrics': async (_request, response) => response.text(await page.render(), page.contentType),
+  }
+  const admin: AdminRoutes = {
+    ...probes,
+    'GET /upstreams': async (_request, response) => response.json(await gateway.upstreams()),
+    'GET /config': async (_request, response) => {
+      const { redact } = await import('./config/redact.ts')
+      response.json(redact(gateway.config))
+    },
+  }
+  return { admin, probes }
+}
+
+/** Read from shared memory: no thread is asked. */
+export function admissionFigures(gateway: Gateway): AdmissionFigures {
+  const places = new Places(gateway.memory.places.get('')!, gateway.threads, 0).figures()
+  const { admission } = gateway.config
+  const { maxCCU, workers, maxQueue } = scopeLimits(admission)
+  return {
+    ...NO_ADMISSION,
+    ...places,
+    queued: places.waiting,
+    maxCCU,
+    workers,
+    queueCapacity: maxQueue,
+    normalCCU: normalCapacity(admission),
+  }
+}

@@ -1,0 +1,49 @@
+/**
+ * Signs tokens for trying out and for load tests: HS256 by node:crypto, synchronously, because a token a request is what
+ * the benchmark asks for. Opens doors, so it answers listed addresses alone.
+ */
+
+import { createHmac } from 'node:crypto'
+import { Networks } from '../http/client-address.ts'
+import { LocalReply } from '../local-reply.ts'
+import { answer, type RouteHandler, refuse } from '../pipeline.ts'
+import type { Services } from '../services.ts'
+import type { TokenConfig } from './config.ts'
+
+const HEADER = base64url('{"alg":"HS256","typ":"JWT"}')
+const DENIED = new LocalReply('IP_DENIED')
+
+export function compileToken(config: TokenConfig, services: Services): RouteHandler {
+  const policy = services.config.identity.jwt[config.jwt]!
+  const allowed = config.allow === undefined ? undefined : new Networks(config.allow)
+  const expiresInSec = Math.floor(config.expiresIn / 1000)
+  const audience = Array.isArray(policy.audience) ? policy.audience[0] : policy.audience
+  const issuer = Array.isArray(policy.issuer) ? policy.issuer[0] : policy.issuer
+  const claims = JSON.stringify({
+    ...(issuer && { iss: issuer }),
+    ...(audience && { aud: audience }),
+    ...config.claims,
+  })
+  const secret = policy.secret!
+  const open = claims === '{}' ? '{' : `${claims.slice(0, -1)},`
+  return (x) => {
+    if (allowed !== undefined && !allowed.has(x.clientAddress)) {
+      refuse(x, DENIED)
+      return
+    }
+    const nowSec = Math.floor(Date.now() / 1000)
+    const token = signHs256(`${open}"iat":${nowSec},"exp":${nowSec + expiresInSec}}`, secret)
+    const body = `{"token":"${token}","expires_in":${expiresInSec}}\n`
+    answer(x, 200, 'Content-Type: application/json\r\nCache-Control: no-store\r\n', body)
+  }
+}
+
+/** A compact JWS (RFC 7515) of the payload. */
+export function signHs256(payload: string, secret: string): string {
+  const input = `${HEADER}.${base64url(payload)}`
+  return `${input}.${createHmac('sha256', secret).update(input).digest('base64url')}`
+}
+
+function base64url(text: string): string {
+  return Buffer.from(text).toString('base64url')
+}

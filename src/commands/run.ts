@@ -1,0 +1,72 @@
+/** `run`: the gateway until a signal ends it. SIGTERM and SIGINT drain (a second one ends at once), SIGHUP reloads. */
+
+import { type LoadedConfig, loadConfig, type QuickOptions, quickConfig } from '../config/load.ts'
+import { ConfigError, formatProblem } from '../config/problems.ts'
+import { watchConfig } from '../config/watch.ts'
+import { Gateway, ListenError } from '../gateway.ts'
+import { EXIT } from './cli.ts'
+
+export interface RunOptions {
+  readonly configPath?: string
+  readonly quick?: QuickOptions
+  readonly watch: boolean
+}
+
+export async function runGateway({ configPath, quick, watch }: RunOptions): Promise<number> {
+  const load = (): LoadedConfig => (quick === undefined ? loadConfig(configPath!) : quickConfig(quick))
+  const loaded = load() // a ConfigError is told by the command line
+  const gateway = new Gateway(loaded.config, { adminOptional: quick !== undefined && quick.admin === undefined })
+  const { logger } = gateway
+  for (const warning of loaded.warnings)
+    logger.warn(`${warning.path}: ${warning.message}`, { file: warning.file, line: warning.line })
+  try {
+    await gateway.start()
+  } catch (error) {
+    if (!(error instanceof ListenError)) throw error
+    process.stderr.write(`${error.message}\n`)
+    return EXIT.failed
+  }
+
+  let reloading: Promise<void> = Promise.resolve()
+  const reload = () => {
+    reloading = reloading.then(async () => {
+      try {
+        const next = load()
+        await gateway.reload(next.config)
+        watching?.close()
+        if (watch) watching = watchConfig(next.files, reload)
+        logger.info('config reloaded', { file: configPath })
+      } catch (error) {
+        gateway.reloadFailed()
+        if (error instanceof ConfigError)
+          for (const problem of error.problems) logger.error(`config not taken: ${formatProblem(problem)}`)
+        else logger.error('config not taken', { err: error })
+      }
+    })
+  }
+  let watching = watch ? watchConfig(loaded.files, reload) : undefined
+  process.on('SIGHUP', reload)
+  process.on(
+    'SIGUSR2',
+    () => void gateway.reopenLogs().catch((err: unknown) => logger.error('log not reopened', { err })),
+  )
+
+  return new Promise((resolve) => {
+    let stopping = false
+    const stop = async (signal: string) => {
+      if (stopping) {
+        process.exit(EXIT.failed)
+      }
+      stopping = true
+      watching?.close()
+      logger.info('stopping', { signal })
+      const cut = await gateway.drain()
+      if (cut > 0) logger.warn('exchanges were cut', { exchanges: cut })
+      logger.info('stopped', { cut })
+      await gateway.close()
+      resolve(cut > 0 ? EXIT.failed : EXIT.ok)
+    }
+    process.on('SIGTERM', stop)
+    process.on('SIGINT', stop)
+  })
+}

@@ -1,0 +1,133 @@
+/**
+ * What a message loses and gains on its way through a proxy: RFC 9110 §7.6 (hop-by-hop fields, Via), X-Forwarded-*,
+ * RFC 7239. Hop-by-hop and Connection-listed fields go first, ours are set afterwards, so that nobody can nominate ours.
+ */
+
+import type { Exchange } from '../exchange.ts'
+import { FIELD_ID, type FieldName } from '../http1/field-names.ts'
+import { listTokens } from '../http1/framing.ts'
+import type { MessageHead } from '../http1/message-head.ts'
+
+const HOP_BY_HOP: FieldName[] = [
+  'connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate', 'proxy-authorization', 'proxy-authentication-info',
+  'te', 'trailer', 'transfer-encoding', 'upgrade', 'http2-settings',
+] // biome-ignore format: a table
+
+/** Fields of a request that are written anew or stay behind. */
+const REQUEST_DROP = dropTable([
+  ...HOP_BY_HOP, 'host', 'content-length', 'expect', 'via', 'forwarded', 'x-forwarded-for', 'x-forwarded-proto',
+  'x-forwarded-host', 'x-forwarded-port', 'x-real-ip', 'x-request-id',
+]) // biome-ignore format: a table
+
+/** The same when the peer is a trusted proxy: what it said of the client is kept. */
+const TRUSTED_REQUEST_DROP = REQUEST_DROP.slice()
+TRUSTED_REQUEST_DROP[FIELD_ID.forwarded] = 0
+
+/** Fields of an answer that are written anew or stay behind. */
+const RESPONSE_DROP = dropTable([...HOP_BY_HOP, 'content-length', 'x-request-id', 'fluxor-slots'])
+
+function dropTable(names: readonly FieldName[]): Uint8Array {
+  const table = new Uint8Array(256)
+  for (const name of names) table[FIELD_ID[name]] = 1
+  return table
+}
+
+export interface ForwardOptions {
+  /** In place of the client's Host; '' keeps that. */
+  readonly host: string
+  readonly dropUnderscores: boolean
+  /** Names that only the gateway may set, on every request (claims, key metadata); null: none. */
+  readonly reservedNames: ReadonlySet<string> | null
+  /** Adds RFC 7239 Forwarded. */
+  readonly forwarded: boolean
+}
+
+/** Start line and fields of the request that goes upstream, without framing. Each line ends in CRLF. */
+export function requestHead(x: Exchange, path: string, options: ForwardOptions): string {
+  const { request } = x
+  const names = droppedNames(x, options.reservedNames)
+  const host = options.host === '' ? x.authority : options.host
+  const drop = x.peerTrusted ? TRUSTED_REQUEST_DROP : REQUEST_DROP
+  return (
+    `${request.method} ${path}${x.query} HTTP/1.1\r\nHost: ${host}\r\n` +
+    request.fieldLines(drop, options.dropUnderscores, names) +
+    (x.peerTrusted ? trustedFields(x) : untrustedFields(x)) +
+    (request.indexOf(FIELD_ID.via) < 0
+      ? VIA
+      : `Via: ${request.value(FIELD_ID.via)}, 1.${request.minorVersion} fluxor\r\n`) +
+    `X-Request-ID: ${x.requestId}\r\n` +
+    (options.forwarded ? forwardedField(x) : '') +
+    x.requestFields
+  )
+}
+
+const VIA = 'Via: 1.1 fluxor\r\n'
+
+/** The usual peer says nothing that is believed: four lines depend on its connection alone and are made once. */
+function untrustedFields(x: Exchange): string {
+  const { client } = x
+  let lines = client.forwardedFields
+  if (lines === '') {
+    const address = client.remoteAddress
+    const { secure, port } = client.listener
+    lines =
+      `X-Forwarded-For: ${address}\r\nX-Real-IP: ${address}\r\n` +
+      `X-Forwarded-Proto: ${secure ? 'https' : 'http'}\r\nX-Forwarded-Port: ${port}\r\n`
+    client.forwardedFields = lines
+  }
+  return x.authority === '' ? lines : `${lines}X-Forwarded-Host: ${x.authority}\r\n`
+}
+
+function trustedFields(x: Exchange): string {
+  const { request, client } = x
+  const chain = request.value(FIELD_ID['x-forwarded-for'])
+  const kept = (id: number, own: string) => request.value(id) ?? own
+  const host = kept(FIELD_ID['x-forwarded-host'], x.authority)
+  return (
+    `X-Forwarded-For: ${chain === undefined ? '' : `${chain}, `}${client.remoteAddress}\r\n` +
+    `X-Real-IP: ${x.clientAddress}\r\n` +
+    `X-Forwarded-Proto: ${kept(FIELD_ID['x-forwarded-proto'], client.listener.secure ? 'https' : 'http')}\r\n` +
+    `X-Forwarded-Port: ${kept(FIELD_ID['x-forwarded-port'], String(client.listener.port))}\r\n` +
+    (host === '' ? '' : `X-Forwarded-Host: ${host}\r\n`)
+  )
+}
+
+/** RFC 7239 §4: values that are no tokens are quoted, IPv6 addresses bracketed. */
+function forwardedField(x: Exchange): string {
+  const { remoteAddress, listener } = x.client
+  const node = remoteAddress.includes(':') ? `"[${remoteAddress}]"` : remoteAddress
+  const host = x.authority === '' ? '' : `;host="${x.authority}"`
+  return `Forwarded: for=${node}${host};proto=${listener.secure ? 'https' : 'http'}\r\n`
+}
+
+function droppedNames(x: Exchange, reserved: ReadonlySet<string> | null): ReadonlySet<string> | null {
+  if (x.connectionNames === null && x.requestDrop === null && x.requestFields === '') return reserved
+  const names = new Set<string>(reserved)
+  for (const name of x.connectionNames ?? []) names.add(name)
+  for (const name of x.requestDrop ?? []) names.add(name)
+  addLineNames(names, x.requestFields)
+  return names
+}
+
+/** Adds the lower-case names of field lines to a set. */
+export function addLineNames(names: Set<string>, lines: string): void {
+  for (let at = 0; at < lines.length; ) {
+    const colon = lines.indexOf(':', at)
+    names.add(lines.slice(at, colon).toLowerCase())
+    at = lines.indexOf('\n', colon) + 1
+  }
+}
+
+/**
+ * The end-to-end field lines of an upstream's answer.
+ * @param drop lower-case names that the route takes out; null: none
+ */
+export function responseFields(head: MessageHead, drop: ReadonlySet<string> | null): string {
+  let names = drop
+  const connection = head.value(FIELD_ID.connection)
+  if (connection !== undefined && connection !== 'keep-alive' && connection !== 'close') {
+    const listed = listTokens(connection).filter((name) => name !== 'close' && name !== 'keep-alive')
+    if (listed.length > 0) names = new Set([...(drop ?? []), ...listed])
+  }
+  return head.fieldLines(RESPONSE_DROP, false, names)
+}

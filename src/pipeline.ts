@@ -1,0 +1,256 @@
+/**
+ * THE LIFE OF A REQUEST on its route, from the head that a listener has read to the answer. `compileRoute` puts together,
+ * once, only what the route uses; a request then runs from gate to gate without waiting, unless a gate really waits.
+ */
+
+import { compileBuiltin } from './builtin/builtin.ts'
+import type { RouteConfig } from './config/schema.ts'
+import type { Exchange, FinishHook, ResponseSink } from './exchange.ts'
+import { addLineNames, type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
+import { FIELD_ID } from './http1/field-names.ts'
+import type { MessageHead } from './http1/message-head.ts'
+import { LocalReply } from './local-reply.ts'
+import { finalStatus } from './observability/access-log.ts'
+import { compileAdmission } from './policies/admission/policy.ts'
+import { compileCors } from './policies/cors/policy.ts'
+import { compileHeaders, compileSecurityHeaders } from './policies/headers/policy.ts'
+import { compileIp } from './policies/ip/policy.ts'
+import { compileRewrite } from './routing/rewrite.ts'
+import { GLOBAL_SCOPE, type Services } from './services.ts'
+import { methodId, NO_ROUTE_ID } from './shared/metrics.ts'
+import type { Endpoint } from './upstream/endpoint.ts'
+import type { RetryPolicy } from './upstream/retry.ts'
+import { type SendHandler, send } from './upstream/send.ts'
+import type { Upstream } from './upstream/upstream.ts'
+
+/** Lets the exchange on (undefined), answers it with a refusal, or says that it is being answered. */
+export type Gate = (x: Exchange) => GateResult | Promise<GateResult>
+export type GateResult = LocalReply | undefined | typeof ANSWERED
+export const ANSWERED = Symbol('answered')
+
+/** Runs an exchange that matched the route. */
+export type RouteHandler = (x: Exchange) => void
+
+export interface RouteContext {
+  readonly services: Services
+  readonly forward: ForwardOptions
+}
+
+export function compileRoute(config: RouteConfig, context: RouteContext): RouteHandler {
+  const { services } = context
+  const cors = config.cors === undefined ? undefined : compileCors(config.cors)
+  const headers = compileHeaders(config.headers)
+  const security = compileSecurityHeaders(config.securityHeaders)
+  const admission = compileAdmission(scopesOf(config, services))
+  const timeoutMs = config.timeout
+  const finished = compileFinished(services, services.metrics.routeId(config.name))
+
+  const prepare: Gate | undefined =
+    cors || headers || security
+      ? (x) => {
+          if (security) x.responseFields += security.fields(x.client.listener.secure)
+          if (headers) {
+            x.responseFields += headers.responseFields
+            headers.applyRequest?.(x)
+          }
+          if (!cors) return undefined
+          const preflight = cors.preflight(x)
+          if (preflight) return answer(x, preflight.status, preflight.fields, '')
+          x.responseFields += cors.fields(x)
+          return undefined
+        }
+      : undefined
+
+  const gates: Gate[] = [
+    prepare, // preflights carry no credentials: answered before anybody asks for them
+    compileIp(config), // who may not come in at all costs least
+    isForwarding(config) ? admission.fullLook : undefined, // certain to be refused: before tokens are checked for nothing
+    isForwarding(config) ? admission.gate : undefined, // after the cache: a hit takes no place
+  ].filter((gate) => gate !== undefined)
+
+  const serve = isForwarding(config) ? compileForwarding(config, context) : compileBuiltin(config, services)
+
+  const run = (x: Exchange, from: number): void => {
+    for (let i = from; i < gates.length; i++) {
+      const result = gates[i]!(x)
+      if (result === undefined) continue
+      if (result instanceof Promise) {
+        result.then(
+          (later) => {
+            if (x.finished) return
+            if (later === undefined) run(x, i + 1)
+            else if (later !== ANSWERED) refuse(x, later)
+          },
+          (error: unknown) => fail(x, error, services),
+        )
+        return
+      }
+      if (result !== ANSWERED) refuse(x, result)
+      return
+    }
+    serve(x)
+  }
+
+  return (x) => {
+    x.onFinish(finished)
+    if (timeoutMs > 0) x.deadlineMs = x.startedMs + timeoutMs
+    try {
+      run(x, 0)
+    } catch (error) {
+      fail(x, error, services)
+    }
+  }
+}
+
+function scopesOf(config: RouteConfig, services: Services) {
+  const global = services.scopes.get(GLOBAL_SCOPE)!
+  return config.admission === undefined ? [global] : [global, services.scopes.get(config.name)!]
+}
+
+function isForwarding(config: RouteConfig): boolean {
+  return config.upstream !== undefined || config.split !== undefined
+}
+
+/** From admission to the client: choose an upstream, send, hand the answer on. */
+function compileForwarding(config: RouteConfig, context: RouteContext): RouteHandler {
+  const { services } = context
+  const chooseUpstream = compileSplit(config, services)
+  const rewrite = compileRewrite(config)
+  const responseDrop = droppedFromAnswers(config)
+
+  const handlers = new Map<Upstream, SendHandler>()
+  for (const upstream of chooseUpstream.all) {
+    const forward = { ...context.forward, host: upstream.config.host ?? '' }
+    const retryConfig = config.retry ?? upstream.config.retry
+    const retry: RetryPolicy | undefined = config.retry === undefined ? undefined : upstream.compileRetry(config.retry)
+    handlers.set(upstream, {
+      retry,
+      replayBytes: retryConfig.attempts > 0 ? retryConfig.bodyBytes : 0,
+      requestText: (x: Exchange, endpoint: Endpoint) => {
+        const path = rewrite === undefined ? x.path : rewrite(x.path)
+        const text = requestHead(x, path, forward)
+        return x.authority === '' && forward.host === ''
+          ? text.replace('\r\nHost: \r\n', `\r\nHost: ${endpoint.authority}\r\n`)
+          : text
+      },
+      answered: (x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink => {
+        if (isEventStream(head)) x.deadlineMs = Number.POSITIVE_INFINITY // streams end when they end
+        const drop = x.responseFields === '' ? responseDrop : withLineNames(responseDrop, x)
+        const fields = responseFields(head, drop) + extraFields + dateIfMissing(head) + ownFields(x)
+        x.status = head.status
+        x.client.head(head.status, fields, length)
+        return x.client
+      },
+      informational: (x: Exchange, head: MessageHead) =>
+        x.client.informational(head.status, responseFields(head, null)),
+      failed: refuse,
+    })
+  }
+  return (x) => {
+    const upstream = chooseUpstream(x)
+    send(x, upstream, handlers.get(upstream)!)
+  }
+}
+
+/** The upstream of a route, or one of several by weight. */
+function compileSplit(config: RouteConfig, services: Services): { (x: Exchange): Upstream; all: Upstream[] } {
+  const parts = config.split ?? [{ upstream: config.upstream!, weight: 1 }]
+  const all = parts.map(({ upstream }) => services.upstreams.get(upstream)!)
+  if (all.length === 1) return Object.assign(() => all[0]!, { all })
+  const total = parts.reduce((sum, { weight }) => sum + weight, 0)
+  const choose = () => {
+    let at = Math.random() * total
+    for (const [i, { weight }] of parts.entries()) if ((at -= weight) < 0) return all[i]!
+    return all[all.length - 1]!
+  }
+  return Object.assign(choose, { all })
+}
+
+/** Names that the route replaces in the upstream's answers; null: none. */
+function droppedFromAnswers(config: RouteConfig): ReadonlySet<string> | null {
+  const names = new Set([
+    ...(compileHeaders(config.headers)?.responseDrop ?? []),
+    ...(compileSecurityHeaders(config.securityHeaders)?.responseDrop ?? []),
+    ...(config.cors === undefined ? [] : compileCors(config.cors).responseDrop),
+  ])
+  return names.size === 0 ? null : names
+}
+
+const ADDED_BESIDE = new Set(['set-cookie', 'vary', 'link', 'via', 'cache-status', 'server-timing'])
+
+/** What the gateway sets itself replaces the upstream's; lists are added to. */
+function withLineNames(drop: ReadonlySet<string> | null, x: Exchange): ReadonlySet<string> | null {
+  if (drop !== null) return drop // the rules of the route say what is replaced
+  const names = new Set<string>()
+  addLineNames(names, x.responseFields)
+  for (const name of ADDED_BESIDE) names.delete(name)
+  return names
+}
+
+/** RFC 9110 §6.6.1: who has a clock adds the Date that an answer lacks. */
+function dateIfMissing(head: MessageHead): string {
+  return head.indexOf(FIELD_ID.date) >= 0 ? '' : `Date: ${new Date().toUTCString()}\r\n`
+}
+
+function isEventStream(head: MessageHead): boolean {
+  const type = head.value(FIELD_ID['content-type'])
+  return type !== undefined && type.length >= 17 && type.slice(0, 17).toLowerCase() === 'text/event-stream'
+}
+
+/** Fields that every answer to this exchange carries. */
+function ownFields(x: Exchange): string {
+  return `X-Request-ID: ${x.requestId}\r\n${x.responseFields}`
+}
+
+/** A whole answer by the gateway that is no refusal. */
+export function answer(x: Exchange, status: number, fields: string, body: Uint8Array | string): typeof ANSWERED {
+  x.status = status
+  x.client.respond(status, fields + ownFields(x), body)
+  return ANSWERED
+}
+
+/** Answers with a refusal; when an answer has begun already, all that is left is to break it off. */
+export function refuse(x: Exchange, reply: LocalReply): void {
+  x.reply = reply
+  if (x.client.headSent) {
+    x.client.destroy()
+    return
+  }
+  if (reply.close) x.client.closeAfter()
+  x.status = reply.status
+  const body = reply.body(x.requestId)
+  x.client.respond(reply.status, `Content-Type: application/problem+json\r\n${reply.fields}${ownFields(x)}`, body)
+}
+
+/** Something is broken in the gateway: the client gets an honest 500, the log the reason. */
+export function fail(x: Exchange, error: unknown, services: Services): void {
+  services.logger.error('an exchange failed in the gateway', {
+    err: error,
+    requestId: x.requestId,
+    route: x.route?.name,
+  })
+  x.abort()
+  refuse(x, new LocalReply('INTERNAL'))
+}
+
+/** What is counted and logged when an exchange ends. */
+export function compileFinished(services: Services, routeId: number = NO_ROUTE_ID): FinishHook {
+  const { metrics } = services
+  return (outcome, x) => {
+    const nowMs = performance.now()
+    const { request, client, reply } = x
+    const requestBytes = client.body?.received ?? 0
+    metrics.count(
+      routeId,
+      methodId(request.method),
+      finalStatus(x, outcome),
+      nowMs - x.startedMs,
+      requestBytes,
+      client.bytesSent,
+      x.queuedMs,
+      nowMs,
+    )
+    if (reply !== undefined) metrics.localReply(reply.code, reply.reason)
+    services.accessLog?.(x, outcome, nowMs)
+  }
+}

@@ -1,0 +1,28 @@
+/** Changes the path between the client and the upstream. Asked once a try; the route was matched on the path as it came. */
+
+import type { RouteConfig } from '../config/schema.ts'
+import { pathPattern } from './matcher.ts'
+
+/** Undefined when the path stays. */
+export function compileRewrite({ rewrite, match }: RouteConfig): ((path: string) => string) | undefined {
+  if (rewrite === undefined) return undefined
+  if (rewrite.prefix !== undefined) {
+    const matched = trimSlash(match.pathPrefix ?? '/').length
+    const prefix = trimSlash(rewrite.prefix)
+    return (path) => {
+      const rest = path.slice(matched)
+      return prefix + rest || '/'
+    }
+  }
+  const target = rewrite.path!
+  const pattern = pathPattern(match.pathTemplate, match.pathRegex)
+  if (pattern === null) return () => target
+  return (path) => {
+    const groups = pattern.exec(path)?.groups ?? {}
+    return target.replaceAll(/\{(\w+)\}/g, (whole, name: string) => groups[name] ?? whole)
+  }
+}
+
+function trimSlash(path: string): string {
+  return path.endsWith('/') ? path.slice(0, -1) : path
+}
