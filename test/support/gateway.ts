@@ -21,6 +21,10 @@ export interface StartOptions {
   env?: Record<string, string>
   /** More arguments behind `run -c FILE`. */
   args?: string[]
+  /** A program that starts the gateway in its place, by exec: `['taskset', '-c', '0']`. */
+  wrap?: string[]
+  /** The file to run; default src/main.ts. */
+  main?: string
 }
 
 /** One line of the gateway's output: JSON lines parsed, anything else as `{ msg }`. */
@@ -42,7 +46,9 @@ export class TestGateway {
     this.#folder = folder
     this.configFile = join(folder, 'gateway.yaml')
     writeFileSync(this.configFile, config)
-    this.#process = spawn(process.execPath, [MAIN, 'run', '-c', this.configFile, ...(options.args ?? [])], {
+    const node = [process.execPath, options.main ?? MAIN, 'run', '-c', this.configFile, ...(options.args ?? [])]
+    const [program, ...args] = [...(options.wrap ?? []), ...node]
+    this.#process = spawn(program!, args, {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, NODE_ENV: 'production', ...options.env },
     })

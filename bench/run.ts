@@ -1,0 +1,83 @@
+/**
+ * `npm run bench [names…] [--rounds 7] [--seconds 4] [--json FILE]`: asks the questions of this folder, all or those named,
+ * prints machine, versions, figures and whether each goal is met; exits 1 when one is not.
+ */
+
+import { globSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { basename } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
+import { findOnPath } from '../test/support/services.ts'
+import { compare, type RunOptions } from './harness/compare.ts'
+import type { Answer, Question } from './harness/question.ts'
+import { machine, printComparison, printMachine, printTable } from './harness/report.ts'
+
+const here = fileURLToPath(new URL('.', import.meta.url))
+const known = globSync('*.ts', { cwd: here })
+  .map((file) => basename(file, '.ts'))
+  .filter((name) => name !== 'run')
+  .sort()
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    rounds: { type: 'string', default: '7' },
+    seconds: { type: 'string', default: '4' },
+    json: { type: 'string' },
+    help: { type: 'boolean', short: 'h', default: false },
+  },
+})
+
+const options: RunOptions = {
+  rounds: wholeNumber(values.rounds, '--rounds'),
+  seconds: wholeNumber(values.seconds, '--seconds'),
+}
+if (values.help) {
+  console.log(`npm run bench -- [${known.join('|')} …] [--rounds 7] [--seconds 4] [--json FILE]`)
+  process.exit(0)
+}
+const unknown = positionals.filter((name) => !known.includes(name))
+if (unknown.length > 0) usage(`no bench called ${unknown.join(', ')}; there are ${known.join(', ')}`)
+for (const program of ['taskset', 'wrk', 'nginx'])
+  if (!findOnPath(program)) usage(`${program} is needed and not on PATH`)
+if (availableParallelism() < 2) usage('two cores are needed: one for what is measured, one for load and upstream')
+
+const answers: Record<string, { asks: string; answer: Answer }> = {}
+let unmet = 0
+printMachine(options)
+for (const name of positionals.length > 0 ? positionals : known) {
+  const { question } = (await import(`./${name}.ts`)) as { question: Question }
+  console.log(`\n${name}: ${question.asks}`)
+  let answer: Answer
+  if (question.compare !== undefined) {
+    answer = await compare(question.compare, options)
+    printComparison(answer, question.compare.baseline)
+  } else {
+    answer = await question.measure!(options)
+    printTable(answer.rows)
+  }
+  for (const verdict of answer.verdicts) {
+    if (!verdict.met) unmet++
+    console.log(`${verdict.met ? 'met    ' : 'NOT MET'}  ${verdict.text}`)
+  }
+  answers[name] = { asks: question.asks, answer }
+}
+if (values.json !== undefined) {
+  writeFileSync(
+    values.json,
+    `${JSON.stringify({ date: new Date().toISOString(), machine: machine(), options, answers }, null, 2)}\n`,
+  )
+}
+process.exitCode = unmet > 0 ? 1 : 0
+
+function wholeNumber(text: string, name: string): number {
+  const value = Number(text)
+  if (!Number.isInteger(value) || value < 1 || value > 1000) usage(`${name} must be a whole number from 1 to 1000`)
+  return value
+}
+
+function usage(message: string): never {
+  console.error(message)
+  process.exit(64)
+}
