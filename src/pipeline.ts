@@ -3,13 +3,13 @@
  * once, only what the route uses; a request then runs from gate to gate without waiting, unless a gate really waits.
  */
 
+import { ANSWERED, answer, fail, type Gate, ownFields, type RouteHandler, refuse } from './answer.ts'
 import { compileBuiltin } from './builtin/builtin.ts'
 import type { RouteConfig } from './config/schema.ts'
 import type { Exchange, FinishHook, ResponseSink } from './exchange.ts'
 import { addLineNames, type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { MessageHead } from './http1/message-head.ts'
-import { LocalReply } from './local-reply.ts'
 import { finalStatus } from './observability/access-log.ts'
 import { compileAdmission } from './policies/admission/policy.ts'
 import { compileCors } from './policies/cors/policy.ts'
@@ -22,14 +22,6 @@ import type { Endpoint } from './upstream/endpoint.ts'
 import type { RetryPolicy } from './upstream/retry.ts'
 import { type SendHandler, send } from './upstream/send.ts'
 import type { Upstream } from './upstream/upstream.ts'
-
-/** Lets the exchange on (undefined), answers it with a refusal, or says that it is being answered. */
-export type Gate = (x: Exchange) => GateResult | Promise<GateResult>
-export type GateResult = LocalReply | undefined | typeof ANSWERED
-export const ANSWERED = Symbol('answered')
-
-/** Runs an exchange that matched the route. */
-export type RouteHandler = (x: Exchange) => void
 
 export interface RouteContext {
   readonly services: Services
@@ -195,42 +187,6 @@ function dateIfMissing(head: MessageHead): string {
 function isEventStream(head: MessageHead): boolean {
   const type = head.value(FIELD_ID['content-type'])
   return type !== undefined && type.length >= 17 && type.slice(0, 17).toLowerCase() === 'text/event-stream'
-}
-
-/** Fields that every answer to this exchange carries. */
-function ownFields(x: Exchange): string {
-  return `X-Request-ID: ${x.requestId}\r\n${x.responseFields}`
-}
-
-/** A whole answer by the gateway that is no refusal. */
-export function answer(x: Exchange, status: number, fields: string, body: Uint8Array | string): typeof ANSWERED {
-  x.status = status
-  x.client.respond(status, fields + ownFields(x), body)
-  return ANSWERED
-}
-
-/** Answers with a refusal; when an answer has begun already, all that is left is to break it off. */
-export function refuse(x: Exchange, reply: LocalReply): void {
-  x.reply = reply
-  if (x.client.headSent) {
-    x.client.destroy()
-    return
-  }
-  if (reply.close) x.client.closeAfter()
-  x.status = reply.status
-  const body = reply.body(x.requestId)
-  x.client.respond(reply.status, `Content-Type: application/problem+json\r\n${reply.fields}${ownFields(x)}`, body)
-}
-
-/** Something is broken in the gateway: the client gets an honest 500, the log the reason. */
-export function fail(x: Exchange, error: unknown, services: Services): void {
-  services.logger.error('an exchange failed in the gateway', {
-    err: error,
-    requestId: x.requestId,
-    route: x.route?.name,
-  })
-  x.abort()
-  refuse(x, new LocalReply('INTERNAL'))
 }
 
 /** What is counted and logged when an exchange ends. */

@@ -3,6 +3,7 @@
  * reference; exchanges that run keep theirs.
  */
 
+import { answer, fail, type RouteHandler, refuse } from './answer.ts'
 import type { Config, RouteConfig } from './config/schema.ts'
 import type { Exchange } from './exchange.ts'
 import { compileTrustedProxies, type TrustedProxies } from './http/client-address.ts'
@@ -13,7 +14,7 @@ import type { RequestFrame } from './http1/framing.ts'
 import type { HeadError, HeadLimits } from './http1/message-head.ts'
 import type { ClientTimeouts } from './listener/http1.ts'
 import { LocalReply, type LocalReplyCode } from './local-reply.ts'
-import { answer, compileFinished, compileRoute, fail, type RouteHandler, refuse } from './pipeline.ts'
+import { compileFinished, compileRoute } from './pipeline.ts'
 import { type RouteMatch, Router } from './routing/router.ts'
 import type { Services } from './services.ts'
 

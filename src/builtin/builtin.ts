@@ -3,10 +3,10 @@
  * take no admission place.
  */
 
+import { answer, type RouteHandler } from '../answer.ts'
 import type { RouteConfig } from '../config/schema.ts'
 import type { Exchange } from '../exchange.ts'
 import { metricsJson } from '../observability/metrics-json.ts'
-import { answer, type RouteHandler } from '../pipeline.ts'
 import type { Services } from '../services.ts'
 import { MetricsReader } from '../shared/metrics-reader.ts'
 import { VERSION } from '../version.ts'

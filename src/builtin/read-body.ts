@@ -1,8 +1,8 @@
 /** Collects the body of a request for an answer that needs it whole. Bounded; beyond it 413. */
 
+import { refuse } from '../answer.ts'
 import type { Exchange } from '../exchange.ts'
 import { LocalReply } from '../local-reply.ts'
-import { refuse } from '../pipeline.ts'
 
 /** Calls back when the body is whole, at once when there is none; never when the client leaves before. */
 export function readBody(x: Exchange, maxBytes: number, done: (body: Buffer) => void): void {

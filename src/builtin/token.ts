@@ -4,9 +4,9 @@
  */
 
 import { createHmac } from 'node:crypto'
+import { answer, type RouteHandler, refuse } from '../answer.ts'
 import { Networks } from '../http/client-address.ts'
 import { LocalReply } from '../local-reply.ts'
-import { answer, type RouteHandler, refuse } from '../pipeline.ts'
 import type { Services } from '../services.ts'
 import type { TokenConfig } from './config.ts'
 
