@@ -111,7 +111,10 @@ function thingsToTry(url: string, adminUrl: string, servicePort: number): string
       '429: over the per-IP limit',
       `seq 1100 | xargs -P8 -I{} curl -s -o /dev/null -w '%{http_code}\\n' ${url}/api/orders/{} | sort | uniq -c`,
     ],
-    ['503: over the CCU cap', `npx node src/main.ts loadtest spike --url ${url}/api/slow?ms=500 --duration 10s`],
+    [
+      '503: over the CCU cap',
+      `seq 60 | xargs -P60 -I{} curl -s -o /dev/null -w '%{http_code}\\n' '${url}/api/slow?ms=500' | sort | uniq -c`,
+    ],
     ['figures as JSON', `curl -s ${url}/api/metrics`],
     ['figures for Prometheus', `curl -s ${adminUrl}/metrics`],
     ['the dashboard', `${adminUrl}/dashboard`],

@@ -358,11 +358,17 @@ describe('the connections', () => {
     expect(result.status).toBe(200)
   })
 
-  it('answer a client that ended its side after a whole request', async () => {
+  it('of a client that ended its side are closed, and its work stops: a FIN is all that a client who left sends', async () => {
+    let closed: () => void = () => {}
+    const upstreamClosed = new Promise<void>((resolve) => {
+      closed = resolve
+    })
+    pair.upstream.on('/left', (socket) => void socket.on('close', closed))
     const client = new RawClient(pair.gateway.port)
-    client.socket.end(get())
-    const result = await client.end()
-    expect(result.status).toBe(200)
+    client.socket.end(get('', '/left'))
+    expect((await client.end()).ended).not.toBe('')
+    await upstreamClosed
     client.close()
+    await expectAlive(pair)
   })
 })
