@@ -2,7 +2,7 @@
 
 import type { z } from 'zod'
 import { formatPath, type Path } from './problems.ts'
-import { knownKeys, knownWords, unionMessage } from './schema-walk.ts'
+import { isSecretAt, knownKeys, knownWords, unionMessage } from './schema-walk.ts'
 import { didYouMean } from './suggest.ts'
 import { parseBytes, parseDuration } from './types.ts'
 
@@ -23,7 +23,11 @@ export function findingsOf(issues: readonly Issue[], schema: z.core.$ZodType, da
   const found = issues.flatMap((issue) => findings(issue, [], schema, data))
   // A misspelt key is also a missing one: that is told once.
   const around = new Set(found.filter(({ unknown }) => unknown).map(({ path }) => formatPath(path.slice(0, -1))))
-  return found.filter(({ path, unknown }) => unknown || !around.has(formatPath(path)))
+  return found.filter(({ path, unknown }) => {
+    if (unknown) return true
+    const missing = path.length > 0 && valueAt(data, path) === undefined
+    return !around.has(formatPath(path)) && !(missing && around.has(formatPath(path.slice(0, -1))))
+  })
 }
 
 function findings(issue: Issue, base: Path, schema: z.core.$ZodType, data: unknown): Finding[] {
@@ -47,6 +51,7 @@ function findings(issue: Issue, base: Path, schema: z.core.$ZodType, data: unkno
     }
     case 'invalid_type':
       if (value === undefined) return missing(path)
+      if (isSecretAt(schema, path)) return one('expected a text: put it in quotes')
       return one(typeMessage(issue.expected, value, issue.message))
     case 'invalid_value': {
       if (value === undefined) return missing(path, issue.message)

@@ -32,7 +32,7 @@ export function loadConfig(path: string, env: Environment = process.env): Loaded
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     const message = code === 'ENOENT' ? 'there is no such file' : `the file cannot be read (${code ?? 'error'})`
-    throw new ConfigError([{ severity: 'error', file: path, line: 1, column: 1, path: '', message }])
+    throw new ConfigError([{ severity: 'error', file: path, line: 0, column: 0, path: '', message }])
   }
   return parse(text, path, absolute, env)
 }
@@ -47,18 +47,19 @@ export interface QuickOptions {
   readonly upstream: string
   /** `:8080` */
   readonly listen?: string
+  /** Another address than loopback needs the environment variable ADMIN_TOKEN. */
   readonly admin?: string
   readonly maxCcu?: number
 }
 
-/** The config of the quick form: everything goes to one upstream. Throws `ConfigError`; lines and columns are 1 there. */
-export function quickConfig(options: QuickOptions): LoadedConfig {
+/** The config of the quick form: everything goes to one upstream. Throws `ConfigError`. */
+export function quickConfig(options: QuickOptions, env: Environment = process.env): LoadedConfig {
   const url = /^[a-z][a-z0-9+.-]*:\/\//i.test(options.upstream) ? options.upstream : `http://${options.upstream}`
   const data = {
     version: 1,
     server: {
       listen: [{ address: options.listen ?? '0.0.0.0:8080' }],
-      ...(options.admin === undefined ? {} : { admin: { address: options.admin } }),
+      ...(options.admin === undefined ? {} : { admin: { address: options.admin, token: env['ADMIN_TOKEN'] } }),
     },
     ...(options.maxCcu === undefined ? {} : { admission: { maxCCU: options.maxCcu } }),
     upstreams: { app: { endpoints: [{ url }] } },
@@ -70,10 +71,10 @@ export function quickConfig(options: QuickOptions): LoadedConfig {
     return {
       severity: finding.severity,
       file: 'command line',
-      line: 1,
-      column: 1,
+      line: 0,
+      column: 0,
       path: flag,
-      message: finding.message,
+      message: finding.message.replace('a "token"', 'a token in the environment variable ADMIN_TOKEN'),
     }
   })
   return settle(config, problems, [])
@@ -97,12 +98,12 @@ function parse(text: string, fileName: string, absolute: string, env: Environmen
   const problems: Problem[] = [...source.problems]
   let config: Config | undefined
   if (source.data !== undefined) {
-    const checked = check(source.data)
+    const checked = check(source.data, source.unresolved)
     config = checked.config
     for (const finding of checked.findings) problems.push(place(source, finding))
   } else if (problems.length === 0) {
     const message = 'the file is empty: at least "version: 1" and a route are needed'
-    problems.push({ severity: 'error', file: fileName, line: 1, column: 1, path: '', message })
+    problems.push({ severity: 'error', file: fileName, line: 0, column: 0, path: '', message })
   }
   return settle(config, dedupe(problems), [...files])
 }
@@ -120,10 +121,14 @@ type SomeFinding = (Finding & { severity: 'error' }) | CrossFinding
  * One round finds what stands at its place in the wrong form; the checks across keys need a value that has the right
  * form. So what was found is taken out and the rest checked again, until nothing new comes up.
  */
-function check(data: unknown): { config: Config | undefined; findings: SomeFinding[] } {
+function check(data: unknown, unusable: readonly Path[] = []): { config: Config | undefined; findings: SomeFinding[] } {
   const findings: SomeFinding[] = []
   const pruned: Path[] = []
   const candidate = structuredClone(data)
+  for (const path of unusable) {
+    const gone = takeOut(candidate, path)
+    if (gone !== undefined) pruned.push(gone)
+  }
   for (let round = 0; round < 32; round++) {
     const result = configSchema.safeParse(candidate)
     if (result.success) {

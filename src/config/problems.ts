@@ -3,7 +3,7 @@
 export interface Problem {
   readonly severity: 'error' | 'warning'
   readonly file: string
-  /** From 1. */
+  /** From 1; 0 for what stands in no line, such as a file that is missing. */
   readonly line: number
   /** From 1. */
   readonly column: number
@@ -18,13 +18,28 @@ export interface Problem {
 export function formatProblem(problem: Problem): string {
   const { file, line, column, path, message, source, severity } = problem
   const label = severity === 'warning' ? 'warning: ' : ''
-  const text = `${file}:${line}:${column}  ${label}${path === '' ? '' : `${path}: `}${message}`
+  const place = line === 0 ? file : `${file}:${line}:${column}`
+  const text = `${place}  ${label}${path === '' ? '' : `${path}: `}${message}`
   if (source === undefined || source.trim() === '') return text
   const number = String(line)
   // Tabs are kept in the padding so that the caret stands under its column in any terminal.
-  const padding = source.slice(0, column - 1).replace(/[^\t]/g, ' ')
-  return `${text}\n  ${number} | ${source}\n  ${' '.repeat(number.length)} | ${padding}^`
+  const shown = excerpt(source, column)
+  const padding = shown.text.slice(0, shown.column - 1).replace(/[^\t]/g, ' ')
+  return `${text}\n  ${number} | ${shown.text}\n  ${' '.repeat(number.length)} | ${padding}^`
 }
+
+/** The part of a long line around the place. */
+function excerpt(source: string, column: number): { text: string; column: number } {
+  if (source.length <= MAX_SOURCE) return { text: source, column }
+  const start = Math.max(0, Math.min(column - MAX_SOURCE / 2, source.length - MAX_SOURCE))
+  const text = source.slice(start, start + MAX_SOURCE)
+  return {
+    text: `${start > 0 ? '…' : ''}${text}${start + MAX_SOURCE < source.length ? '…' : ''}`,
+    column: column - start + (start > 0 ? 1 : 0),
+  }
+}
+
+const MAX_SOURCE = 160
 
 /** The config cannot be used. `problems` holds every error that was found, not only the first; `warnings` the rest. */
 export class ConfigError extends Error {

@@ -20,6 +20,8 @@ import { retype, type SubstitutionContext, shield, substitute, unshield } from '
 const MAX_ALIASES = 100
 const MAX_TEXT = 4 * 1024 * 1024
 const MAX_DEPTH = 64
+/** One mistake can make many. */
+const MAX_SYNTAX_ERRORS = 10
 
 export interface Place {
   readonly line: number
@@ -41,6 +43,8 @@ export class ConfigSource {
   /** Plain data; undefined when the file is empty or cannot be parsed. */
   readonly data: unknown
   readonly problems: Problem[] = []
+  /** Values whose variables could not be put in: nothing else is worth saying about them. */
+  readonly unresolved: Path[] = []
   readonly #lines: string[]
   /** Lines that hold a secret: never quoted. */
   readonly #secretLines = new Set<number>()
@@ -58,10 +62,11 @@ export class ConfigSource {
       lineCounter: this.#counter,
       schema: 'core',
       prettyErrors: false,
-      logLevel: 'silent',
+      logLevel: 'error',
     })
     this.#document = document
-    for (const error of document.errors) this.#problemAt(error.pos[0], '', syntaxMessage(error.code, error.message))
+    for (const error of document.errors.slice(0, MAX_SYNTAX_ERRORS))
+      this.#problemAt(error.pos[0], '', syntaxMessage(error.code, error.message))
     // After a doubled key the rest of the tree is sound, and its other problems are worth telling.
     if (document.errors.some(({ code }) => code !== 'DUPLICATE_KEY')) return
     this.#substituteIn(document.contents, [], context, hints)
@@ -124,8 +129,13 @@ export class ConfigSource {
   #substituteIn(node: unknown, path: Path, context: SubstitutionContext, hints: SourceHints): void {
     if (path.length > MAX_DEPTH) return
     if (isMap(node)) {
-      for (const { key, value } of node.items) {
+      for (const { key, value } of [...node.items]) {
         if (isScalar(key) && typeof key.value === 'string') key.value = unshield(key.value)
+        if (isScalar(key) && key.value === '__proto__') {
+          this.#problemAt(key.range?.[0] ?? 0, formatPath([...path, '__proto__']), 'not possible as a key')
+          node.items.splice(node.items.indexOf(node.items.find((item) => item.key === key)!), 1)
+          continue
+        }
         this.#substituteIn(value, [...path, isScalar(key) ? String(key.value) : ''], context, hints)
       }
     } else if (isSeq(node)) {
@@ -145,6 +155,7 @@ export class ConfigSource {
     if (typeof node.value === 'string' && node.value.includes('$')) {
       const text = substitute(unshield(node.value), context, (message) => {
         this.#problemAt(node.range?.[0] ?? 0, formatPath(path), message)
+        this.unresolved.push(path)
       })
       // Quotes say that a text is meant; so does a key that takes nothing else, as with a password of digits.
       node.value = node.type === 'PLAIN' && !hints.wantsText(path) ? retype(text) : text

@@ -31,9 +31,9 @@ const UNSHIELD = new RegExp(
   'g',
 )
 
-/** Hides the inside of every `${…}` from the YAML parser. */
+/** Hides the inside of every `${…}` from the YAML parser; one with quotes in it needs quotes around it anyway. */
 export function shield(text: string): string {
-  return text.replace(/\$\{[^{}\n]*\}/g, (reference) => reference.replace(/./gu, (char) => SHIELD.get(char) ?? char))
+  return text.replace(/\$\{[^{}\n"']*\}/g, (reference) => reference.replace(/./gu, (char) => SHIELD.get(char) ?? char))
 }
 
 /** Undoes `shield`. */

@@ -21,15 +21,14 @@ export interface ConfigWatch {
 
 /** @param onChange called once for each change of content, never while an earlier event still settles */
 export function watchConfig(files: readonly string[], onChange: () => void): ConfigWatch {
-  let watched = [...files]
-  let seen = fingerprint(watched)
+  let seen = contentsOf(files)
   let watchers: FSWatcher[] = []
   let settling: NodeJS.Timeout | undefined
 
   const look = () => {
     settling = undefined
-    const now = fingerprint(watched)
-    if (now === seen) return
+    const now = contentsOf(seen.keys())
+    if ([...now].every(([file, hash]) => seen.get(file) === hash)) return
     seen = now
     // A link may lead elsewhere now.
     watchFolders()
@@ -42,7 +41,7 @@ export function watchConfig(files: readonly string[], onChange: () => void): Con
   const watchFolders = () => {
     for (const watcher of watchers) watcher.close()
     watchers = []
-    for (const folder of foldersOf(watched)) {
+    for (const folder of foldersOf(seen.keys())) {
       try {
         const watcher = watch(folder, { persistent: false }, settle)
         // Without events (the folder is gone, no inotify watches left) the look every few seconds remains.
@@ -59,9 +58,12 @@ export function watchConfig(files: readonly string[], onChange: () => void): Con
   timer.unref()
   return {
     update(next) {
-      watched = [...next]
-      seen = fingerprint(watched)
+      // What was known of a file stays: it may have changed again since it was loaded.
+      const fresh = contentsOf(next)
+      for (const file of fresh.keys()) fresh.set(file, seen.get(file) ?? fresh.get(file)!)
+      seen = fresh
       watchFolders()
+      settle()
     },
     close() {
       clearInterval(timer)
@@ -72,7 +74,7 @@ export function watchConfig(files: readonly string[], onChange: () => void): Con
   }
 }
 
-function foldersOf(files: readonly string[]): Set<string> {
+function foldersOf(files: Iterable<string>): Set<string> {
   const folders = new Set<string>()
   for (const file of files) {
     folders.add(dirname(file))
@@ -85,16 +87,15 @@ function foldersOf(files: readonly string[]): Set<string> {
   return folders
 }
 
-function fingerprint(files: readonly string[]): string {
-  const hash = createHash('sha256')
+/** A hash of each file's content, or why there is none. */
+function contentsOf(files: Iterable<string>): Map<string, string> {
+  const contents = new Map<string, string>()
   for (const file of files) {
-    hash.update(file).update('\0')
     try {
-      hash.update(readFileSync(file))
+      contents.set(file, createHash('sha256').update(readFileSync(file)).digest('hex'))
     } catch (error) {
-      hash.update((error as NodeJS.ErrnoException).code ?? 'error')
+      contents.set(file, (error as NodeJS.ErrnoException).code ?? 'error')
     }
-    hash.update('\0')
   }
-  return hash.digest('hex')
+  return contents
 }
