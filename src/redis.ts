@@ -183,7 +183,7 @@ export class RedisDoor {
     for (const entry of this.#pending) entry.reject(DOWN)
     this.#pending.clear()
     this.#scheduleProbe()
-    this.#onChange?.(false, reason)
+    if (!this.#closed) this.#onChange?.(false, reason)
   }
 
   /** While down: one PING about every second; ioredis reconnects by itself meanwhile. */

