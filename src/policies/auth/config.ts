@@ -45,7 +45,12 @@ const SOURCE =
   /^(?:header|header:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|cookie:[!#$%&'*+\-.^_`|~0-9A-Za-z]+|query:[A-Za-z0-9_.~-]+)$/
 
 export const jwksConfig = z.strictObject({
-  url: z.url({ protocol: /^https?$/ }).describe('Where the key set is fetched. Redirects are not followed.'),
+  url: z
+    .url({ protocol: /^https?$/ })
+    .refine((url) => !URL.canParse(url) || new URL(url).username === '', {
+      error: 'user and password are not sent; leave them out',
+    })
+    .describe('Where the key set is fetched. Redirects are not followed.'),
   cacheMaxAge: duration()
     .refine((ms) => ms >= 1000, { error: 'expected at least 1s' })
     .prefault('10m')

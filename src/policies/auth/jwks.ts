@@ -98,6 +98,16 @@ export class RemoteKeys implements KeySource {
     return this.#resolve
   }
 
+  /** Begins with the keys that another set of the same address holds. */
+  takeOver(other: RemoteKeys): void {
+    if (other.#fetchedMs <= this.#fetchedMs) return
+    this.#resolve = other.#resolve
+    this.#keysText = other.#keysText
+    this.#kids = other.#kids
+    this.#version = other.#version
+    this.#fetchedMs = other.#fetchedMs
+  }
+
   /** Fetches now; settles when the fetch has, whatever came of it. */
   start(): Promise<void> {
     return this.#load()

@@ -6,7 +6,7 @@
 import { createSecretKey } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { createLocalJWKSet, type JWTVerifyGetKey } from 'jose'
+import { createLocalJWKSet, type JSONWebKeySet, type JWTVerifyGetKey } from 'jose'
 import type { Identity } from '../../exchange.ts'
 import type { LocalReply } from '../../local-reply.ts'
 import { ApiKeyTable } from './api-keys.ts'
@@ -91,6 +91,8 @@ export function createKeySets(options: KeySetsOptions = {}): KeySets {
 
   function remoteKeys(config: NonNullable<JwtConfig['jwks']>): RemoteKeys {
     const made = new RemoteKeys(config, { clock, report })
+    // With other times for the same address the keys at hand stay good, also while the issuer is down
+    for (const [id, other] of remote) if (JSON.parse(id).jwks.url === config.url) made.takeOver(other)
     if (offline) made.close()
     else {
       const started = made.start().finally(() => starting.delete(started))
@@ -232,7 +234,7 @@ class PublicKeys extends LocalKeys {
     const where = this.file ?? 'publicKey'
     const text = this.#inline ?? readText(this.file!)
     if (text === this.#text) return false
-    let keys: ReturnType<typeof parsePublicKeys>
+    let keys: JSONWebKeySet
     try {
       keys = parsePublicKeys(text)
     } catch (error) {
@@ -242,11 +244,18 @@ class PublicKeys extends LocalKeys {
       algorithmsOf(key).some((name) => this.#algorithms?.includes(name as never) ?? true),
     )
     if (!fits) throw new Error(`${where}: no key fits the algorithms ${this.#algorithms?.join(', ')}`)
-    this.resolve = createLocalJWKSet(keys)
+    this.resolve = resolver(keys)
     this.#text = text
     this.version++
     return true
   }
+}
+
+/** A PEM has no name for its key, but its issuer writes one into tokens: without any `kid` here, theirs is not asked for. */
+function resolver(keys: JSONWebKeySet): JWTVerifyGetKey {
+  const resolveKey = createLocalJWKSet(keys)
+  if (keys.keys.some(({ kid }) => kid !== undefined)) return resolveKey
+  return (header) => resolveKey({ ...header, kid: undefined })
 }
 
 function apiKeyFile(config: ApiKeysConfig, baseDir: string, parse: (text: string) => unknown) {

@@ -217,6 +217,22 @@ describe('a remote key set', () => {
     expect(issuer.hits).toBe(1)
   })
 
+  it('keeps its keys when only its times change, also while the issuer is down', async () => {
+    const issuer = await issuerWith(first)
+    const { keySets } = trusting(issuer.url)
+    await keySets.ready()
+    await issuer.close()
+    const { identityConfig } = await import('../../../../src/policies/auth/config.ts')
+    const { compileIdentity } = await import('../../../../src/policies/auth/policy.ts')
+    const config = identityConfig.parse({ jwt: { main: { jwks: { url: issuer.url, cooldown: '1s' } } } })
+    const { gate } = compileIdentity({ jwt: ['main'], auth: 'required' }, config, keySets)!
+    keySets.retain(config)
+    expect(await gate(bearer(await first.sign()))).toBeUndefined()
+    await keySets.ready()
+    expect(await gate(bearer(await first.sign({ n: 1 })))).toBeUndefined()
+    expect(keySets.status()).toMatchObject([{ kids: ['first'], lastError: expect.stringContaining('ECONNREFUSED') }])
+  })
+
   it('is not fetched offline', async () => {
     const issuer = await issuerWith(first)
     const { gate, keySets } = trusting(issuer.url, {}, { offline: true })

@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { CompactEncrypt } from 'jose'
+import { CompactEncrypt, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { identityConfig } from '../../../../src/policies/auth/config.ts'
 import { bearer, hs256, identity, keyPair, NOW_SEC, rawToken, request, SECRET, type TestKey } from './requests.ts'
@@ -483,6 +483,7 @@ describe('at load', () => {
     [{ publicKey: 'x.pem', algorithms: ['HS256'] }],
     [{ jwks: { url: 'https://a/b' }, algorithms: ['ES256', 'HS512'] }],
     [{ jwks: { url: 'file:///etc/passwd' } }],
+    [{ jwks: { url: 'https://user:pass@a/b' } }],
     [{ secret: 'x', publicKey: 'y' }],
     [{}],
     [{ secret: 'x', forward: { 'Content-Length': 'sub' } }],
@@ -568,6 +569,20 @@ describe('a key file', () => {
     const { gate } = identity({ jwt: 'main' }, { jwt: { main: { publicKey } } })
     for (const key of keys) expect(await gate(bearer(await key.sign()))).toBeUndefined()
     const stranger = await keyPair(undefined)
+    expect(await gate(bearer(await stranger.sign()))).toMatchObject({ reason: 'JWT_SIGNATURE' })
+  })
+})
+
+describe('a PEM', () => {
+  it('verifies tokens that name a key, since it has no name of its own', async () => {
+    const { publicKey, privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    const pem = publicKey.export({ type: 'spki', format: 'pem' }) as string
+    const { gate } = identity({ jwt: 'main' }, { jwt: { main: { publicKey: pem, algorithms: ['ES256'] } } })
+    for (const header of [{ alg: 'ES256' }, { alg: 'ES256', kid: 'any' }]) {
+      const token = await new SignJWT({ exp: NOW_SEC + 9 }).setProtectedHeader(header).sign(privateKey)
+      expect(await gate(bearer(token))).toBeUndefined()
+    }
+    const stranger = await keyPair('any')
     expect(await gate(bearer(await stranger.sign()))).toMatchObject({ reason: 'JWT_SIGNATURE' })
   })
 })
