@@ -4,7 +4,7 @@
  */
 
 import { z } from 'zod'
-import { bytes, duration, fieldName, oneOrMore } from '../../config/types.ts'
+import { bytes, duration, fieldName, oneOrMore, percent } from '../../config/types.ts'
 
 export const cacheConfig = z.strictObject({
   memory: z
@@ -50,6 +50,12 @@ export const cacheRouteConfig = z.strictObject({
   ttl: duration()
     .default(0)
     .describe('Freshness of an answer to which the origin gives none; 0: such answers are not stored.'),
+  heuristic: percent()
+    .default(0)
+    .describe(
+      'Freshness as this share of the age of Last-Modified, at most a day, when the origin gives neither freshness nor a ' +
+        'directive (RFC 9111 §4.2.2). 0: never guessed. Goes before `ttl`.',
+    ),
   staleWhileRevalidate: duration()
     .default(0)
     .describe('After its freshness an answer is still served for so long while a new one is fetched (RFC 5861).'),
