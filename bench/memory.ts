@@ -3,6 +3,7 @@
 import { connect, createServer, type Socket } from 'node:net'
 import { startGateway } from '../test/support/gateway.ts'
 import type { Figures, Question } from './harness/question.ts'
+import { GATEWAY_MAIN } from './harness/subjects.ts'
 
 const EXCHANGES = 5000
 const BATCH = 250
@@ -39,13 +40,14 @@ function startSilent(): Promise<{ port: number; requests(): number; close(): Pro
 
 async function measure(): Promise<Figures> {
   const upstream = await startSilent()
-  const gateway = await startGateway({
+  const config = {
     admission: { maxCCU: EXCHANGES, workers: EXCHANGES, maxQueue: 0 },
     upstreams: {
       app: { endpoints: [{ url: `http://127.0.0.1:${upstream.port}` }], pool: { maxOpenConns: EXCHANGES } },
     },
     routes: [{ match: { pathPrefix: '/' }, upstream: 'app' }],
-  })
+  }
+  const gateway = await startGateway(config, { main: GATEWAY_MAIN })
   const clients: Socket[] = []
   try {
     await pause(SETTLE_MS)

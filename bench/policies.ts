@@ -16,35 +16,50 @@ const bare = gateway('Fluxor Gateway, bare', '/', (port) => ({
   routes: [{ match: { pathPrefix: '/' }, upstream: 'app' }],
 }))
 
-const full = gateway('Fluxor Gateway, JWT + limits', '/', (port) => ({
-  identity: {
-    jwt: {
-      main: {
-        secret: SECRET,
-        algorithms: ['HS256'],
-        issuer: 'fluxor',
-        audience: 'api',
-        forward: { 'x-user-id': 'sub' },
+const full = gateway(
+  'Fluxor Gateway, JWT + limits',
+  '/',
+  (port) => ({
+    identity: {
+      jwt: {
+        main: {
+          secret: SECRET,
+          algorithms: ['HS256'],
+          issuer: 'fluxor',
+          audience: 'api',
+          forward: { 'x-user-id': 'sub' },
+        },
       },
     },
-  },
-  rateLimits: {
-    perIp: { key: 'ip', limit: ENDLESS, window: '60s' },
-    perSubject: { key: 'claim:sub', limit: ENDLESS, window: '60s' },
-  },
-  admission: { maxCCU: 5000 },
-  upstreams: app(port),
-  routes: [
-    {
-      match: { pathPrefix: '/' },
-      upstream: 'app',
-      jwt: 'main',
-      rateLimit: ['perIp', 'perSubject'],
-      securityHeaders: true,
-      headers: { request: { set: { 'x-bench': '1' }, remove: ['x-unwanted'] } },
+    rateLimits: {
+      perIp: { key: 'ip', limit: ENDLESS, window: '60s' },
+      perSubject: { key: 'claim:sub', limit: ENDLESS, window: '60s' },
     },
-  ],
-}))
+    admission: { maxCCU: 5000 },
+    upstreams: app(port),
+    routes: [
+      {
+        match: { pathPrefix: '/' },
+        upstream: 'app',
+        jwt: 'main',
+        rateLimit: ['perIp', 'perSubject'],
+        securityHeaders: true,
+        headers: { request: { set: { 'x-bench': '1' }, remove: ['x-unwanted'] } },
+      },
+    ],
+  }),
+  async (url, headers) => {
+    const refused = await fetch(url)
+    await refused.text()
+    if (refused.status !== 401) throw new Error(`without a token it answered ${refused.status}`)
+    const admitted = await fetch(url, { headers })
+    await admitted.text()
+    const limits = admitted.headers.get('ratelimit') ?? ''
+    if (!limits.includes('perIp') || !limits.includes('perSubject'))
+      throw new Error(`the limits did not count: "${limits}"`)
+    if (!admitted.headers.has('x-content-type-options')) throw new Error('the security headers are missing')
+  },
+)
 
 function token(): string {
   const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')

@@ -3,6 +3,7 @@
  * prints machine, versions, figures and whether each goal is met; exits 1 when one is not.
  */
 
+import { execFileSync } from 'node:child_process'
 import { globSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename } from 'node:path'
@@ -42,6 +43,8 @@ if (unknown.length > 0) usage(`no bench called ${unknown.join(', ')}; there are 
 for (const program of ['taskset', 'wrk', 'nginx'])
   if (!findOnPath(program)) usage(`${program} is needed and not on PATH`)
 if (availableParallelism() < 2) usage('two cores are needed: one for what is measured, one for load and upstream')
+
+execFileSync(process.execPath, [fileURLToPath(new URL('../scripts/build.ts', import.meta.url))], { stdio: 'inherit' })
 
 const answers: Record<string, { asks: string; answer: Answer }> = {}
 let unmet = 0

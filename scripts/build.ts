@@ -1,6 +1,6 @@
 /**
  * `npm run build`: src → dist. The compiler does the modules; this copies what is not TypeScript (the dashboard's
- * files), points worker URLs at the compiled files, and makes dist/main.js executable.
+ * files) and makes dist/main.js executable.
  */
 
 import { spawnSync } from 'node:child_process'
@@ -25,14 +25,6 @@ for (const file of globSync('**/*.*', { cwd: src })) {
   const target = join(dist, file)
   mkdirSync(dirname(target), { recursive: true })
   copyFileSync(join(src, file), target)
-}
-
-// The compiler rewrites the extensions of imports; a worker's `new URL('./x.ts', import.meta.url)` is a string to it.
-for (const file of globSync('**/*.js', { cwd: dist })) {
-  const path = join(dist, file)
-  const text = readFileSync(path, 'utf8')
-  const rewritten = text.replace(/(new URL\(\s*['"][^'"]+)\.ts(['"],\s*import\.meta\.url)/g, '$1.js$2')
-  if (rewritten !== text) writeFileSync(path, rewritten)
 }
 
 const main = join(dist, 'main.js')

@@ -82,6 +82,8 @@ export async function compare(comparison: Comparison, options: RunOptions): Prom
         skipped.push(`${subject.name}: ${(error as Error).message}`)
       }
     }
+    for (const [i, subject] of present.entries())
+      await subject.prove?.(urlOf(subject, running[i]!), comparison.headers ?? {})
     const results: SubjectResult[] = present.map((subject) => ({
       name: subject.name,
       version: subject.version?.() ?? '',
@@ -111,6 +113,10 @@ export async function compare(comparison: Comparison, options: RunOptions): Prom
   }
 }
 
+function urlOf(subject: Subject, running: Running): string {
+  return `http://127.0.0.1:${running.port}${subject.path ?? '/'}`
+}
+
 export function cost(sample: Sample): number {
   return sample.userUs + sample.systemUs
 }
@@ -138,7 +144,7 @@ function judge(goal: Goal, results: SubjectResult[]): Verdict {
 }
 
 async function measure(subject: Subject, running: Running, comparison: Comparison, seconds: number): Promise<Sample> {
-  const url = `http://127.0.0.1:${running.port}${subject.path ?? '/'}`
+  const url = urlOf(subject, running)
   const headers = comparison.headers ?? {}
   const size = await check(subject.name, url, headers, comparison.body)
   const before = usageOfTree(running.pid)

@@ -36,6 +36,8 @@ export interface Subject {
   path?: string
   /** Its version for the report. */
   version?(): string
+  /** Throws unless it does what it is measured for: a proxy that checks no token is no cheap checker of tokens. */
+  prove?(url: string, headers: Record<string, string>): Promise<void>
 }
 
 const peer = (file: string) => fileURLToPath(new URL(`../peers/${file}`, import.meta.url))
@@ -356,15 +358,27 @@ function fasthttpBinary(): string | undefined {
   return builtFasthttp ?? undefined
 }
 
+/** The compiled command, as published: run.ts builds it first. */
+export const GATEWAY_MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
+
 /** The gateway itself, from its command line. `config` gets the upstream's port. */
-export function gateway(name: string, path: string, config: (upstreamPort: number) => ConfigObject): Subject {
+export function gateway(
+  name: string,
+  path: string,
+  config: (upstreamPort: number) => ConfigObject,
+  prove?: Subject['prove'],
+): Subject {
   return {
+    prove,
     name,
     path,
     available: () => true,
     version: () => `node ${process.version}`,
     async start(upstreamPort) {
-      const running = await startGateway(config(upstreamPort), { wrap: ['taskset', '-c', `${PROXY_CORE}`] })
+      const running = await startGateway(config(upstreamPort), {
+        wrap: ['taskset', '-c', `${PROXY_CORE}`],
+        main: GATEWAY_MAIN,
+      })
       return { pid: running.pid, port: running.port, close: () => running.close() }
     },
   }
