@@ -24,18 +24,27 @@ function parse(text: string): Weighted[] {
   return list
 }
 
-const picked = new Map<string, string>()
-const PICKED_MAX = 1000
+const MEMO_MAX = 1000
 
 /**
- * The best of `offered` (in our order of preference) for this client, or `identity`. A coding that is accepted with a
- * lower weight than identity is not chosen. Pure; the few spellings that browsers use are remembered.
+ * Chooses the best of `offered` (in our order of preference) for a client, or `identity`. A coding that is accepted with a
+ * lower weight than identity is not chosen. The few spellings that browsers use are remembered.
  */
+export function compileEncodingPicker(offered: readonly string[]): (header: string | undefined) => string {
+  const known = new Map<string, string>()
+  return (header) => {
+    if (header === undefined || header === '') return 'identity'
+    let picked = known.get(header)
+    if (picked !== undefined) return picked
+    picked = pickEncoding(header, offered)
+    if (known.size >= MEMO_MAX) known.clear()
+    known.set(header, picked)
+    return picked
+  }
+}
+
 export function pickEncoding(header: string | undefined, offered: readonly string[]): string {
   if (header === undefined || header === '') return 'identity'
-  const memo = `${offered.join()}\n${header}`
-  const known = picked.get(memo)
-  if (known !== undefined) return known
   const accepted = parse(header)
   const weight = (coding: string): number | undefined => accepted.find((one) => one.coding === coding)?.q
   const any = weight('*')
@@ -48,8 +57,6 @@ export function pickEncoding(header: string | undefined, offered: readonly strin
       bestQ = q
     }
   }
-  if (picked.size >= PICKED_MAX) picked.clear()
-  picked.set(memo, best)
   return best
 }
 
