@@ -3,23 +3,28 @@
  * once, only what the route uses; a request then runs from gate to gate without waiting, unless a gate really waits.
  */
 
-import { ANSWERED, answer, fail, type Gate, ownFields, type RouteHandler, refuse } from './answer.ts'
+import { ANSWERED, answer, fail, type Gate, type GateResult, ownFields, type RouteHandler, refuse } from './answer.ts'
 import { compileBuiltin } from './builtin/builtin.ts'
 import type { RouteConfig } from './config/schema.ts'
 import type { Exchange, FinishHook, ResponseSink } from './exchange.ts'
 import { addLineNames, type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { MessageHead } from './http1/message-head.ts'
+import type { LocalReply } from './local-reply.ts'
 import { finalStatus } from './observability/access-log.ts'
 import { compileAdmission } from './policies/admission/policy.ts'
+import { compileIdentity } from './policies/auth/policy.ts'
+import { fillOf } from './policies/cache/fill.ts'
+import { type CacheVerdict, compileCache } from './policies/cache/policy.ts'
+import { type Compression, compileCompression } from './policies/compression/policy.ts'
 import { compileCors } from './policies/cors/policy.ts'
 import { compileHeaders, compileSecurityHeaders } from './policies/headers/policy.ts'
 import { compileIp } from './policies/ip/policy.ts'
+import { compileRateLimits } from './policies/rate-limit/policy.ts'
 import { compileRewrite } from './routing/rewrite.ts'
 import { GLOBAL_SCOPE, type Services } from './services.ts'
 import { methodId, NO_ROUTE_ID } from './shared/metrics.ts'
 import type { Endpoint } from './upstream/endpoint.ts'
-import type { RetryPolicy } from './upstream/retry.ts'
 import { type SendHandler, send } from './upstream/send.ts'
 import type { Upstream } from './upstream/upstream.ts'
 
@@ -30,67 +35,100 @@ export interface RouteContext {
 
 export function compileRoute(config: RouteConfig, context: RouteContext): RouteHandler {
   const { services } = context
-  const cors = config.cors === undefined ? undefined : compileCors(config.cors)
-  const headers = compileHeaders(config.headers)
-  const security = compileSecurityHeaders(config.securityHeaders)
-  const admission = compileAdmission(scopesOf(config, services))
+  const forwarding = config.upstream !== undefined || config.split !== undefined
   const timeoutMs = config.timeout
   const finished = compileFinished(services, services.metrics.routeId(config.name))
+  const limits = compileRateLimits(config.rateLimit, services.config.rateLimits, services.rateLimitDeps(config.name))
+  const identity = compileIdentity(config, services.config.identity, services.keySets)
+  const admission = forwarding ? compileAdmission(scopesOf(config, services)) : undefined
+  const compression = compileCompression(config.compression, services.config.compression)
+  const responseDrop = droppedFromAnswers(config)
 
-  const prepare: Gate | undefined =
-    cors || headers || security
-      ? (x) => {
-          if (security) x.responseFields += security.fields(x.client.listener.secure)
-          if (headers) {
-            x.responseFields += headers.responseFields
-            headers.applyRequest?.(x)
-          }
-          if (!cors) return undefined
-          const preflight = cors.preflight(x)
-          if (preflight) return answer(x, preflight.status, preflight.fields, '')
-          x.responseFields += cors.fields(x)
-          return undefined
-        }
-      : undefined
+  const serve = forwarding
+    ? compileForwarding(config, context, {
+        compression,
+        responseDrop,
+        passed: (x, head, fields) => cache?.passed(x, head.status, fields),
+      })
+    : compileBuiltin(config, services)
+  const afterCache = gatesOf(admission?.gate) // a hit takes no place
+  const cache =
+    config.cache === undefined || services.cache === undefined
+      ? undefined
+      : compileCache(config.cache, services.cache, {
+          identified: identity !== undefined,
+          encoder: compression,
+          host: { forward: (x) => run(x, afterCache, 0), refuse, ownFields, responseDrop },
+        })
 
-  const gates: Gate[] = [
-    prepare, // preflights carry no credentials: answered before anybody asks for them
+  const gates = gatesOf(
+    compilePreparation(config), // what every answer carries; preflights, which bring no credentials, are answered here
     compileIp(config), // who may not come in at all costs least
-    isForwarding(config) ? admission.fullLook : undefined, // certain to be refused: before tokens are checked for nothing
-    isForwarding(config) ? admission.gate : undefined, // after the cache: a hit takes no place
-  ].filter((gate) => gate !== undefined)
+    limits?.beforeIdentity, // a flood pays for no token check
+    cache === undefined ? admission?.fullLook : undefined, // certain to be refused: before tokens are checked for nothing
+    identity?.gate, // who: limits, cache keys and tiers ask
+    limits?.afterIdentity, // how often, per subject; hits count too
+    cache && ((x) => cacheVerdict(cache.gate(x))), // a stored answer opens no door that the token would not
+    ...afterCache,
+  )
 
-  const serve = isForwarding(config) ? compileForwarding(config, context) : compileBuiltin(config, services)
-
-  const run = (x: Exchange, from: number): void => {
-    for (let i = from; i < gates.length; i++) {
-      const result = gates[i]!(x)
-      if (result === undefined) continue
-      if (result instanceof Promise) {
-        result.then(
-          (later) => {
-            if (x.finished) return
-            if (later === undefined) run(x, i + 1)
-            else if (later !== ANSWERED) refuse(x, later)
-          },
-          (error: unknown) => fail(x, error, services),
-        )
+  const run = (x: Exchange, steps: readonly Gate[], from: number): void => {
+    try {
+      for (let i = from; i < steps.length; i++) {
+        const result = steps[i]!(x)
+        if (result === undefined) continue
+        if (result instanceof Promise) {
+          result.then(
+            (later) => {
+              if (x.finished) return
+              if (later === undefined) run(x, steps, i + 1)
+              else if (later !== ANSWERED) refuse(x, later)
+            },
+            (error: unknown) => fail(x, error, services),
+          )
+          return
+        }
+        if (result !== ANSWERED) refuse(x, result)
         return
       }
-      if (result !== ANSWERED) refuse(x, result)
-      return
+      serve(x)
+    } catch (error) {
+      fail(x, error, services)
     }
-    serve(x)
   }
 
   return (x) => {
     x.onFinish(finished)
     if (timeoutMs > 0) x.deadlineMs = x.startedMs + timeoutMs
-    try {
-      run(x, 0)
-    } catch (error) {
-      fail(x, error, services)
+    run(x, gates, 0)
+  }
+}
+
+function gatesOf(...gates: (Gate | undefined)[]): readonly Gate[] {
+  return gates.filter((gate) => gate !== undefined)
+}
+
+function cacheVerdict(verdict: CacheVerdict | LocalReply): GateResult {
+  return verdict === 'pass' ? undefined : verdict === 'taken' ? ANSWERED : verdict
+}
+
+/** Headers, security headers and CORS of a route; undefined when it has none of them. */
+function compilePreparation(config: RouteConfig): Gate | undefined {
+  const cors = config.cors === undefined ? undefined : compileCors(config.cors)
+  const headers = compileHeaders(config.headers)
+  const security = compileSecurityHeaders(config.securityHeaders)
+  if (cors === undefined && headers === undefined && security === undefined) return undefined
+  return (x) => {
+    if (security) x.responseFields += security.fields(x.client.listener.secure)
+    if (headers) {
+      x.responseFields += headers.responseFields
+      headers.applyRequest?.(x)
     }
+    if (!cors) return undefined
+    const preflight = cors.preflight(x)
+    if (preflight) return answer(x, preflight.status, preflight.fields, '')
+    x.responseFields += cors.fields(x)
+    return undefined
   }
 }
 
@@ -99,40 +137,47 @@ function scopesOf(config: RouteConfig, services: Services) {
   return config.admission === undefined ? [global] : [global, services.scopes.get(config.name)!]
 }
 
-function isForwarding(config: RouteConfig): boolean {
-  return config.upstream !== undefined || config.split !== undefined
+/** What happens to an upstream's answer on its way. */
+interface WayBack {
+  readonly compression: Compression | undefined
+  readonly responseDrop: ReadonlySet<string> | null
+  /** An answer that does not come from the cache's own fetch, before the client has it. */
+  readonly passed: (x: Exchange, head: MessageHead, fields: string) => void
 }
 
 /** From admission to the client: choose an upstream, send, hand the answer on. */
-function compileForwarding(config: RouteConfig, context: RouteContext): RouteHandler {
+function compileForwarding(config: RouteConfig, context: RouteContext, back: WayBack): RouteHandler {
   const { services } = context
   const chooseUpstream = compileSplit(config, services)
   const rewrite = compileRewrite(config)
-  const responseDrop = droppedFromAnswers(config)
+  const { compression, responseDrop, passed } = back
+
+  const answered = (x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink => {
+    if (isEventStream(head)) x.deadlineMs = Number.POSITIVE_INFINITY // streams end when they end
+    x.status = head.status
+    if (fillOf(x) !== undefined) {
+      // What the cache fetches for itself is stored as received; each client's answer is made of it.
+      x.client.head(head.status, responseFields(head, null) + dateIfMissing(head), length)
+      return x.client
+    }
+    const drop = x.responseFields === '' ? responseDrop : withLineNames(responseDrop, x)
+    const fields = responseFields(head, drop) + extraFields + dateIfMissing(head)
+    passed(x, head, fields)
+    const sink = compression === undefined ? x.client : compression.wrap(x, x.client)
+    sink.head(head.status, fields + ownFields(x), length)
+    return sink
+  }
 
   const handlers = new Map<Upstream, SendHandler>()
   for (const upstream of chooseUpstream.all) {
     const forward = { ...context.forward, host: upstream.config.host ?? '' }
     const retryConfig = config.retry ?? upstream.config.retry
-    const retry: RetryPolicy | undefined = config.retry === undefined ? undefined : upstream.compileRetry(config.retry)
     handlers.set(upstream, {
-      retry,
+      retry: config.retry === undefined ? undefined : upstream.compileRetry(config.retry),
       replayBytes: retryConfig.attempts > 0 ? retryConfig.bodyBytes : 0,
-      requestText: (x: Exchange, endpoint: Endpoint) => {
-        const path = rewrite === undefined ? x.path : rewrite(x.path)
-        const text = requestHead(x, path, forward)
-        return x.authority === '' && forward.host === ''
-          ? text.replace('\r\nHost: \r\n', `\r\nHost: ${endpoint.authority}\r\n`)
-          : text
-      },
-      answered: (x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink => {
-        if (isEventStream(head)) x.deadlineMs = Number.POSITIVE_INFINITY // streams end when they end
-        const drop = x.responseFields === '' ? responseDrop : withLineNames(responseDrop, x)
-        const fields = responseFields(head, drop) + extraFields + dateIfMissing(head) + ownFields(x)
-        x.status = head.status
-        x.client.head(head.status, fields, length)
-        return x.client
-      },
+      requestText: (x: Exchange, endpoint: Endpoint) =>
+        requestHead(x, rewrite === undefined ? x.path : rewrite(x.path), endpoint.authority, forward),
+      answered,
       informational: (x: Exchange, head: MessageHead) =>
         x.client.informational(head.status, responseFields(head, null)),
       failed: refuse,

@@ -4,6 +4,7 @@
  */
 
 import type { Config } from './config/schema.ts'
+import { parseYaml } from './config/yaml-text.ts'
 import { type AccessLog, compileAccessLog } from './observability/access-log.ts'
 import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
 import { LineWriter } from './observability/line-writer.ts'
@@ -11,7 +12,14 @@ import { createLogger, type Logger } from './observability/logger.ts'
 import { Places } from './policies/admission/places.ts'
 import { normalCapacity, scopeLimits } from './policies/admission/policy.ts'
 import { Scope } from './policies/admission/scope.ts'
+import type { KeySetStatus } from './policies/auth/jwks.ts'
+import { createKeySets, type KeySets } from './policies/auth/key-sets.ts'
+import { allForwardedNames } from './policies/auth/policy.ts'
+import { type Cache, createCache } from './policies/cache/cache.ts'
+import type { RateLimitDeps } from './policies/rate-limit/policy.ts'
+import { openRedis, type RedisDoor } from './redis.ts'
 import { Clock } from './shared/clock.ts'
+import { LimiterTable } from './shared/limiter-table.ts'
 import type { SharedMemory } from './shared/memory.ts'
 import { SCALAR, ThreadMetrics } from './shared/metrics.ts'
 import { Upstream } from './upstream/upstream.ts'
@@ -25,6 +33,9 @@ export interface Readiness {
   readonly ready: boolean
   readonly reason: string
 }
+
+/** How often files with keys are looked at. */
+const FILE_CHECK_MS = 1000
 
 /** The scope of the whole gateway; routes' scopes carry the route's name. */
 export const GLOBAL_SCOPE = ''
@@ -41,7 +52,14 @@ export class Services {
   memory: SharedMemory
   /** Whether the process takes traffic, and if not, why. The supervisor knows; a worker is told. */
   readiness: () => Readiness = () => ({ ready: true, reason: '' })
+  readonly keySets: KeySets
+  readonly limiterTable: LimiterTable
+  cache: Cache | undefined
+  /** Keys in files have changed: routes that use them must be compiled again. */
+  onKeysChanged: () => void = () => {}
   readonly #log: LineWriter
+  readonly #redis = new Map<string, RedisDoor>()
+  #filesCheckedMs = 0
   #accessWriter: LineWriter | undefined
   #accessKey = ''
 
@@ -52,6 +70,8 @@ export class Services {
     this.metrics = new ThreadMetrics(memory.metrics, info.thread)
     this.#log = new LineWriter(this.#writerOptions(config.logging.file))
     this.logger = this.#createLogger(config)
+    this.limiterTable = new LimiterTable(memory.limiter, info.thread)
+    this.keySets = createKeySets({ parseYaml, report: (status) => this.#reportKeys(status) })
     this.clock.add({ tick: (nowMs) => this.#tick(nowMs) })
     this.clock.start()
   }
@@ -64,6 +84,62 @@ export class Services {
     this.#configureAccessLog(config)
     this.#configureScopes(config)
     this.#configureUpstreams(config)
+    this.#configureRedis(config)
+    this.#configureCache(config)
+  }
+
+  /** After a snapshot was compiled: what only earlier ones used is let go. */
+  settle(config: Config): void {
+    this.keySets.retain(config.identity)
+  }
+
+  /** Header names that only the gateway may set; null: none. */
+  reservedNames(config: Config): ReadonlySet<string> | null {
+    const names = allForwardedNames(config.identity, this.keySets)
+    return names.length === 0 ? null : new Set(names)
+  }
+
+  rateLimitDeps(routeName: string): RateLimitDeps {
+    const { metrics } = this
+    const series = new Map<string, number>()
+    return {
+      table: this.limiterTable,
+      redisConfig: this.config.redis,
+      redis: (name) => this.#redis.get(name),
+      routeName,
+      headers: this.config.rateLimitHeaders,
+      count: (rule, decision) => {
+        const key = `${rule}/${decision}`
+        let id = series.get(key)
+        if (id === undefined)
+          series.set(key, (id = metrics.series('fluxor_rate_limit_decisions_total', { rule, decision })))
+        metrics.inc(id)
+      },
+    }
+  }
+
+  #reportKeys(status: KeySetStatus): void {
+    if (status.lastError) this.logger.warn('JWKS not refreshed', { ...status })
+    else this.logger.info('JWKS changed', { ...status })
+  }
+
+  #configureRedis(config: Config): void {
+    for (const [name, settings] of Object.entries(config.redis)) {
+      if (this.#redis.has(name)) continue
+      const onChange = (up: boolean, reason: string) =>
+        this.logger.warn(up ? 'redis is back' : 'redis is down', { redis: name, reason })
+      this.#redis.set(name, openRedis(name, settings, { onChange }))
+    }
+    for (const [name, door] of this.#redis) {
+      if (config.redis[name] !== undefined) continue
+      this.#redis.delete(name)
+      void door.close()
+    }
+  }
+
+  #configureCache(config: Config): void {
+    if (config.cache === undefined || this.cache !== undefined) return
+    this.cache = createCache(config.cache)
   }
 
   #writerOptions(file: string | undefined) {
@@ -144,6 +220,11 @@ export class Services {
   }
 
   #tick(nowMs: number): void {
+    this.cache?.tick(nowMs)
+    if (nowMs - this.#filesCheckedMs >= FILE_CHECK_MS) {
+      this.#filesCheckedMs = nowMs
+      if (this.keySets.files().length > 0) this.#checkKeyFiles()
+    }
     for (const scope of this.scopes.values()) scope.tick(nowMs)
     let open = 0
     let idle = 0
@@ -159,6 +240,14 @@ export class Services {
     this.metrics.set(SCALAR.poolWaiting, waiting)
   }
 
+  #checkKeyFiles(): void {
+    const { changed, errors } = this.keySets.reload()
+    for (const error of errors) this.logger.error('key file not taken', { error })
+    if (!changed) return
+    this.logger.info('keys reloaded')
+    this.onKeysChanged()
+  }
+
   /** Opens the log files anew, after they were renamed. */
   async reopenLogs(): Promise<void> {
     await this.#log.reopen()
@@ -167,6 +256,9 @@ export class Services {
 
   async close(): Promise<void> {
     for (const upstream of this.upstreams.values()) upstream.close()
+    for (const door of this.#redis.values()) void door.close()
+    this.keySets.close()
+    this.cache?.close()
     this.clock.stop()
     await this.#accessWriter?.close()
     await this.#log.close()

@@ -63,8 +63,9 @@ export class Snapshot {
     const forward: ForwardOptions = {
       host: '',
       dropUnderscores: underscoreHeaders === 'drop',
-      reservedNames: null,
+      reservedNames: services.reservedNames(config),
       forwarded: forwardedHeader,
+      startTrace: config.tracing.traceparent,
     }
     this.router = new Router(
       config.routes.map((route): Route => {

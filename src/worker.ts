@@ -35,6 +35,9 @@ export class LocalDataPath implements DataPath, ListenerOwner {
     this.services = new Services(info, memory, config)
     this.services.configure(config, memory)
     this.snapshot = new Snapshot(config, this.services)
+    this.services.onKeysChanged = () => {
+      this.snapshot = new Snapshot(this.snapshot.config, this.services)
+    }
   }
 
   async listen(ports: readonly number[] | undefined): Promise<number[]> {
@@ -51,6 +54,7 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   async reload(config: Config, memory: SharedMemory): Promise<void> {
     this.services.configure(config, memory)
     this.snapshot = new Snapshot(config, this.services)
+    this.services.settle(config)
   }
 
   setReadiness(readiness: Readiness): void {

@@ -3,6 +3,7 @@
  * RFC 7239. Hop-by-hop and Connection-listed fields go first, ours are set afterwards, so that nobody can nominate ours.
  */
 
+import { randomBytes } from 'node:crypto'
 import type { Exchange } from '../exchange.ts'
 import { FIELD_ID, type FieldName } from '../http1/field-names.ts'
 import { listTokens } from '../http1/framing.ts'
@@ -40,13 +41,18 @@ export interface ForwardOptions {
   readonly reservedNames: ReadonlySet<string> | null
   /** Adds RFC 7239 Forwarded. */
   readonly forwarded: boolean
+  /** Starts a trace (W3C Trace Context) where the request brings none. */
+  readonly startTrace: boolean
 }
 
-/** Start line and fields of the request that goes upstream, without framing. Each line ends in CRLF. */
-export function requestHead(x: Exchange, path: string, options: ForwardOptions): string {
+/**
+ * Start line and fields of the request that goes upstream, without framing. Each line ends in CRLF.
+ * @param endpoint authority of the endpoint, for requests that came without a Host
+ */
+export function requestHead(x: Exchange, path: string, endpoint: string, options: ForwardOptions): string {
   const { request } = x
   const names = droppedNames(x, options.reservedNames)
-  const host = options.host === '' ? x.authority : options.host
+  const host = options.host || x.authority || endpoint
   const drop = x.peerTrusted ? TRUSTED_REQUEST_DROP : REQUEST_DROP
   return (
     `${request.method} ${path}${x.query} HTTP/1.1\r\nHost: ${host}\r\n` +
@@ -57,8 +63,19 @@ export function requestHead(x: Exchange, path: string, options: ForwardOptions):
       : `Via: ${request.value(FIELD_ID.via)}, 1.${request.minorVersion} fluxor\r\n`) +
     `X-Request-ID: ${x.requestId}\r\n` +
     (options.forwarded ? forwardedField(x) : '') +
+    (options.startTrace && request.indexOf(FIELD_ID.traceparent) < 0 ? newTraceparent() : '') +
     x.requestFields
   )
+}
+
+const tracePrefix = randomBytes(12).toString('hex')
+let traces = 0
+
+/** Unique by a random prefix and a count: a random number for each request costs more than the rest of the head. */
+function newTraceparent(): string {
+  const id = (traces++ & 0xffffffff) >>> 0
+  const hex = id.toString(16).padStart(8, '0')
+  return `traceparent: 00-${tracePrefix}${hex}-${tracePrefix.slice(0, 8)}${hex}-01\r\n`
 }
 
 const VIA = 'Via: 1.1 fluxor\r\n'

@@ -3,12 +3,15 @@
 import { randomBytes } from 'node:crypto'
 import type { Config } from '../config/schema.ts'
 import { createPlacesMemory } from '../policies/admission/places.ts'
+import { LimiterTable } from './limiter-table.ts'
 import { createMetricsMemory, type MetricsMemory } from './metrics.ts'
 
 export interface SharedMemory {
   readonly metrics: MetricsMemory
   /** By scope: '' for the gateway, else the route's name. */
   readonly places: ReadonlyMap<string, SharedArrayBuffer>
+  /** Counts of rate limits in memory. */
+  readonly limiter: SharedArrayBuffer
   /** Orders the log lines that threads write to one pipe. */
   readonly logTurn: Int32Array
   /** Signs what only this process must understand. */
@@ -23,6 +26,7 @@ export function createSharedMemory(config: Config, threads: number, previous?: S
   return {
     metrics: previous?.metrics ?? createMetricsMemory({ threads }),
     places,
+    limiter: previous?.limiter ?? LimiterTable.create().buffer,
     logTurn: previous?.logTurn ?? new Int32Array(new SharedArrayBuffer(4)),
     secret: previous?.secret ?? randomBytes(32).toString('hex'),
   }

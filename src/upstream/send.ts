@@ -9,6 +9,8 @@ import { CHUNKED } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
 import { LocalReply } from '../local-reply.ts'
 import type { PickContext } from './balancers/balancer.ts'
+import { parseSlots, reportSlots, returnSlot, takeSlot } from './balancers/slots.ts'
+import type { Breaker } from './breaker.ts'
 import type { Attempt, FailureKind, UpstreamConnection } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
 import { isEndpointFailure, type TryFailure } from './outlier.ts'
@@ -44,11 +46,17 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
   #endpoint: Endpoint | null = null
   #tried: Endpoint[] | null = null
   #connection: UpstreamConnection | null = null
-  #breakerEpoch = -1
+  /** Breakers that have let this try through and are owed a result. */
+  #breaker: Breaker | null = null
+  #breakerEpoch = 0
+  #endpointBreaker: Breaker | null = null
+  #endpointEpoch = 0
   #sentMs = 0
   #retries = 0
   #staleRetried = false
   #waiting = false
+  /** The last try was refused by a full gateway: the next must go elsewhere. */
+  #shed = false
   #backoff: NodeJS.Timeout | undefined
   /** What was taken of the client's body, for a second try; null: it can no longer be replayed. */
   #replay: Buffer[] | null = null
@@ -86,22 +94,41 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
         this.#give(new LocalReply('BREAKER_OPEN', { fields: `Retry-After: ${waitSec}\r\n` }))
         return
       }
+      this.#breaker = breaker
       this.#breakerEpoch = breaker.epoch
     }
-    const endpoint = upstream.pick(x, this, nowMs, this.#tried)
+    const endpoint = this.#pick(nowMs)
     if (endpoint === undefined) {
-      breaker?.onCancel(this.#breakerEpoch)
+      this.#cancelBreakers()
       this.#give(new LocalReply('NO_ENDPOINT', { fields: 'Retry-After: 1\r\n' }))
       return
     }
     this.#endpoint = endpoint
     endpoint.inFlight++
+    if (upstream.config.slots) takeSlot(endpoint)
     x.endpoint = endpoint.key
     x.attempts++
     this.#waiting = true
     const pool = upstream.pool(endpoint)
     if (fresh) pool.acquireFresh(this)
     else pool.acquire(this)
+  }
+
+  /** An endpoint whose own breaker lets the try through; with none left, one is chosen against its breaker (panic). */
+  #pick(nowMs: number): Endpoint | undefined {
+    const upstream = this.#upstream
+    let tried = this.#tried
+    for (;;) {
+      const endpoint = upstream.pick(this.#x, this, nowMs, tried, !this.#shed)
+      if (endpoint === undefined || endpoint.breaker === null) return endpoint
+      if (endpoint.breaker.allow(nowMs)) {
+        this.#endpointBreaker = endpoint.breaker
+        this.#endpointEpoch = endpoint.breaker.epoch
+        return endpoint
+      }
+      if (upstream.balancer.panic || tried?.includes(endpoint)) return endpoint
+      tried = [...(tried ?? []), endpoint]
+    }
   }
 
   connection(connection: UpstreamConnection): void {
@@ -167,19 +194,27 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
     const x = this.#x
     const nowMs = performance.now()
     const { status } = head
+    const { config: upstreamConfig } = this.#upstream
     const shed = status === 503 && head.indexOf(FIELD_ID['fluxor-shed']) >= 0
-    this.#learn(null, status, shed, nowMs)
+    const endpoint = this.#endpoint!
+    if (upstreamConfig.slots) {
+      const free = parseSlots(head.value(FIELD_ID['fluxor-slots']) ?? '')
+      if (free >= 0) reportSlots(endpoint, free, nowMs)
+    }
+    const retryAfterMs = status >= 400 ? parseRetryAfter(head.value(FIELD_ID['retry-after']), Date.now()) : -1
+    this.#learn(null, status, shed, retryAfterMs, nowMs)
     if (status >= 400) {
-      const delayMs = this.#retryDelay(null, status, shed, head, nowMs)
+      const delayMs = this.#retryDelay(null, status, shed, retryAfterMs, nowMs)
       if (delayMs >= 0) {
         this.#connection!.cancel()
+        this.#shed = shed
         this.#again(delayMs, false)
         return NOWHERE
       }
     }
     x.upstreamHeadMs = nowMs
     const { sticky } = this.#upstream
-    const cookie = sticky === null ? '' : sticky.bind(x.request.get('cookie'), this.#endpoint!)
+    const cookie = sticky === null ? '' : sticky.bind(x.request.get('cookie'), endpoint)
     this.#replay = null
     return this.#handler.answered(x, head, length, cookie)
   }
@@ -201,8 +236,8 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
       return
     }
     const failure: TryFailure = kind === 'connect' || kind === 'connectTimeout' ? 'connectError' : kind
-    this.#learn(failure, 0, false, nowMs)
-    const delayMs = this.#retryDelay(failure, 0, false, null, nowMs, sent)
+    this.#learn(failure, 0, false, -1, nowMs)
+    const delayMs = this.#retryDelay(failure, 0, false, -1, nowMs, sent)
     if (delayMs >= 0) {
       this.#again(delayMs, true)
       return
@@ -221,11 +256,19 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
     this.#x.onAbort = null
   }
 
-  #learn(failure: TryFailure | null, status: number, shed: boolean, nowMs: number): void {
+  #learn(failure: TryFailure | null, status: number, shed: boolean, retryAfterMs: number, nowMs: number): void {
     const latencyMs = nowMs - this.#sentMs
-    this.#upstream.learn(this.#endpoint!, failure, status, shed, latencyMs, this.#sentMs, nowMs)
-    this.#upstream.breaker?.onResult(!isEndpointFailure(failure, status, shed), latencyMs, nowMs, this.#breakerEpoch)
-    this.#breakerEpoch = -1
+    const failed = isEndpointFailure(failure, status, shed)
+    this.#upstream.learn(this.#endpoint!, { failed, shed, latencyMs, retryAfterMs, sentMs: this.#sentMs }, nowMs)
+    this.#breaker?.onResult(!failed, latencyMs, nowMs, this.#breakerEpoch)
+    this.#endpointBreaker?.onResult(!failed, latencyMs, nowMs, this.#endpointEpoch)
+    this.#breaker = this.#endpointBreaker = null
+  }
+
+  #cancelBreakers(): void {
+    this.#breaker?.onCancel(this.#breakerEpoch)
+    this.#endpointBreaker?.onCancel(this.#endpointEpoch)
+    this.#breaker = this.#endpointBreaker = null
   }
 
   get #bodyReplayable(): boolean {
@@ -237,12 +280,11 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
     failure: TryFailure | null,
     status: number,
     shed: boolean,
-    head: MessageHead | null,
+    retryAfterMs: number,
     nowMs: number,
     sent = true,
   ): number {
     const policy = this.#handler.retry ?? this.#upstream.retry
-    const retryAfterMs = head === null ? -1 : parseRetryAfter(head.value(FIELD_ID['retry-after']), Date.now())
     return policy.next(
       {
         method: this.method,
@@ -252,6 +294,9 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
         sent,
         bodyReplayable: this.#bodyReplayable,
         shed,
+        elsewhere:
+          shed &&
+          this.#upstream.pick(this.#x, this, nowMs, [...(this.#tried ?? []), this.#endpoint!], false) !== undefined,
         retryAfterMs,
       },
       nowMs,
@@ -273,9 +318,9 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
   #settle(): void {
     if (this.#endpoint === null) return
     this.#endpoint.inFlight--
+    if (this.#upstream.config.slots) returnSlot(this.#endpoint)
     this.#endpoint = null
-    if (this.#breakerEpoch >= 0) this.#upstream.breaker?.onCancel(this.#breakerEpoch)
-    this.#breakerEpoch = -1
+    this.#cancelBreakers()
   }
 
   #give(reply: LocalReply): void {

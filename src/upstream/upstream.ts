@@ -8,7 +8,7 @@ import type tls from 'node:tls'
 import type { Exchange } from '../exchange.ts'
 import type { Logger } from '../observability/logger.ts'
 import type { Clock } from '../shared/clock.ts'
-import { type Balancer, createBalancer, type Exclude, type PickContext } from './balancers/balancer.ts'
+import { type Balancer, createBalancer, type PickContext } from './balancers/balancer.ts'
 import { compileHashKey } from './balancers/hash.ts'
 import { Breaker } from './breaker.ts'
 import type { UpstreamConfig } from './config.ts'
@@ -16,7 +16,7 @@ import { DnsDiscovery, EndpointSet, type EndpointSpec } from './discovery.ts'
 import { type Endpoint, parseEndpointUrl } from './endpoint.ts'
 import { HealthProber, httpCheck } from './health.ts'
 import { recordFailure, recordLatency } from './latency.ts'
-import { isEndpointFailure, Outlier, type TryFailure } from './outlier.ts'
+import { Outlier } from './outlier.ts'
 import { Pool, type PoolOptions, type PoolStats } from './pool.ts'
 import { parseRetryConditions, RetryBudget, RetryPolicy } from './retry.ts'
 import { slowStart } from './slow-start.ts'
@@ -31,6 +31,18 @@ export interface UpstreamDeps {
   readonly streamIdleMs: number
   /** Signs sticky cookies; the same in all threads and after a restart. */
   readonly stickySecret: string
+}
+
+/** How one try ended, as far as its endpoint is concerned. */
+export interface TryResult {
+  readonly failed: boolean
+  /** Refused by a full gateway behind this one: says nothing about health or speed. */
+  readonly shed: boolean
+  /** From sending to the final head, or to the failure. */
+  readonly latencyMs: number
+  /** -1: none. */
+  readonly retryAfterMs: number
+  readonly sentMs: number
 }
 
 /** What `/upstreams` shows of an endpoint. */
@@ -86,11 +98,16 @@ export class Upstream {
     this.hashKey = config.balance === 'hash' ? compileHashKey(config.hashKey) : undefined
     this.sticky = config.sticky === undefined ? null : this.#createSticky(config.sticky)
     this.#outlier = config.outlier === undefined ? null : this.#createOutlier(config.outlier)
-    if (
-      !same(config.circuitBreaker, before.circuitBreaker) ||
-      (this.breaker === null) !== (config.circuitBreaker === undefined)
-    ) {
+    const sameBreaker = same(config.circuitBreaker, before.circuitBreaker)
+    if (!sameBreaker || (this.breaker === null) !== (config.circuitBreaker === undefined)) {
       this.breaker = config.circuitBreaker === undefined ? null : this.#createBreaker(config.circuitBreaker, '')
+      for (const endpoint of this.endpoints) endpoint.breaker = null
+    }
+    const nowMs = this.#deps.clock.nowMs()
+    for (const endpoint of this.endpoints) {
+      // What nobody checks any more must not stay out for good.
+      if (config.health === undefined) endpoint.markHealthy(nowMs)
+      if (config.outlier === undefined) endpoint.endEjection(nowMs)
     }
     this.#health?.close()
     this.#health = null
@@ -119,6 +136,11 @@ export class Upstream {
       this.#pools.get(endpoint)?.retire()
       this.#pools.delete(endpoint)
     }
+    // One endpoint is the upstream: its breaker is the upstream's.
+    const { circuitBreaker } = this.config
+    if (circuitBreaker !== undefined && this.endpoints.length > 1) {
+      for (const endpoint of this.endpoints) endpoint.breaker ??= this.#createBreaker(circuitBreaker, endpoint.key)
+    }
     this.sticky?.update(this.endpoints)
     this.#health?.update(this.endpoints)
   }
@@ -129,15 +151,26 @@ export class Upstream {
     return new RetryPolicy({ attempts: config.attempts, on }, this.budget)
   }
 
-  /** The endpoint for one try; undefined when there is none. */
-  pick(x: Exchange, context: PickContext, nowMs: number, exclude: Exclude): Endpoint | undefined {
-    if (this.sticky !== null && (exclude === null || exclude === undefined)) {
+  /**
+   * The endpoint for one try; undefined when there is none.
+   * @param exclude those tried already
+   * @param again with all tried, one of them is better than none
+   */
+  pick(
+    x: Exchange,
+    context: PickContext,
+    nowMs: number,
+    exclude: readonly Endpoint[] | null,
+    again: boolean,
+  ): Endpoint | undefined {
+    if (this.sticky !== null && exclude === null) {
       const bound = this.sticky.find(x.request.get('cookie'), nowMs)
       if (bound !== undefined) return bound
     }
     const endpoint = this.balancer.pick(this.endpoints, context, nowMs, exclude)
-    // With one endpoint, or all tried: again is better than not at all.
-    return endpoint ?? (exclude ? this.balancer.pick(this.endpoints, context, nowMs) : undefined)
+    return endpoint === undefined && exclude !== null && again
+      ? this.balancer.pick(this.endpoints, context, nowMs)
+      : endpoint
   }
 
   pool(endpoint: Endpoint): Pool {
@@ -149,19 +182,11 @@ export class Upstream {
     return pool
   }
 
-  /** One try has ended. @param latencyMs from sending to the final head, or to the failure */
-  learn(
-    endpoint: Endpoint,
-    failure: TryFailure | null,
-    status: number,
-    shed: boolean,
-    latencyMs: number,
-    sentMs: number,
-    nowMs: number,
-  ): void {
-    const failed = isEndpointFailure(failure, status, shed)
-    if (this.config.balance === 'peakEwma') {
-      if (failed) recordFailure(endpoint, latencyMs, 0, nowMs)
+  /** One try has ended. */
+  learn(endpoint: Endpoint, result: TryResult, nowMs: number): void {
+    const { failed, shed, latencyMs, retryAfterMs, sentMs } = result
+    if (this.config.balance === 'peakEwma' && !shed) {
+      if (failed) recordFailure(endpoint, latencyMs, retryAfterMs, nowMs)
       else recordLatency(endpoint, latencyMs, nowMs)
     }
     this.#outlier?.onResult(endpoint, failed, sentMs, nowMs, this.endpoints)
