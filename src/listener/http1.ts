@@ -465,7 +465,8 @@ export class Http1Connection implements ClientStream {
     if (this.#state === HEAD) this.#refuse(this.#open(), 'headerTimeout', 'the head did not arrive in time')
     else if (this.#state === EXCHANGE && this.#body.wanted && !this.#body.complete && !this.#headSent) {
       this.bodyFailed('bodyTimeout', 'the body did not arrive in time')
-    } else this.destroy()
+    } else if (this.#state === IDLE) this.#linger()
+    else this.destroy()
   }
 
   /** Draining: an idle connection closes now, a busy one after its answer. */
