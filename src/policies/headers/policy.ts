@@ -21,13 +21,22 @@ export interface HeaderRules {
 
 type Edit = HeadersConfig['request']
 
-/** Undefined when nothing is changed. */
-export function compileHeaders(config: HeadersConfig | undefined): HeaderRules | undefined {
+/**
+ * Undefined when nothing is changed.
+ * @param reserved lower-case names that no client may send: `add` does not keep the client's lines of these
+ */
+export function compileHeaders(
+  config: HeadersConfig | undefined,
+  reserved: ReadonlySet<string> | null = null,
+): HeaderRules | undefined {
   if (config === undefined) return undefined
   const { request, response } = config
   if (isEmpty(request) && isEmpty(response)) return undefined
   const requestFields = lines(request.set)
-  const added = Object.entries(request.add)
+  const added = Object.entries(request.add).map(([name, values]) => {
+    const replaced = Object.hasOwn(request.set, name) || request.remove.includes(name) || reserved?.has(name) === true
+    return { name, keepsOwn: !replaced, lines: addedLines([name, values]) }
+  })
   return {
     requestFields,
     requestDrop: request.remove,
@@ -37,7 +46,7 @@ export function compileHeaders(config: HeadersConfig | undefined): HeaderRules |
       ? undefined
       : (x) => {
           x.requestFields += requestFields
-          for (const entry of added) x.requestFields += ownLines(x, entry[0], request) + addedLines(entry)
+          for (const { name, keepsOwn, lines } of added) x.requestFields += (keepsOwn ? ownLines(x, name) : '') + lines
           if (request.remove.length > 0) {
             if (x.requestDrop === null) x.requestDrop = [...request.remove]
             else x.requestDrop.push(...request.remove)
@@ -47,8 +56,7 @@ export function compileHeaders(config: HeadersConfig | undefined): HeaderRules |
 }
 
 /** A line in `requestFields` replaces the client's own; those that are to stay are written again before it. */
-function ownLines(x: Exchange, name: string, edit: Edit): string {
-  if (Object.hasOwn(edit.set, name) || edit.remove.includes(name)) return ''
+function ownLines(x: Exchange, name: string): string {
   let own = ''
   for (const value of x.request.getAll(name)) own += `${name}: ${value}\r\n`
   return own

@@ -39,6 +39,13 @@ describe('header rules', () => {
     expect(x.requestFields).toBe('x-tag: mine\r\nx-tag: too\r\nx-tag: a\r\nx-tag: b\r\n')
   })
 
+  it('keep no line of a name that clients may not send', () => {
+    const x = request('X-User: spoofed')
+    const config = headersConfig.parse({ request: { add: { 'X-User': 'route' } } })
+    compileHeaders(config, new Set(['x-user']))!.applyRequest!(x)
+    expect(x.requestFields).toBe('x-user: route\r\n')
+  })
+
   it('replace, then add, when a name is in both', () => {
     const x = request('X-Tag: mine')
     rules({ request: { set: { 'x-tag': 'first' }, add: { 'x-tag': 'second' } } })!.applyRequest!(x)
