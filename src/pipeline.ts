@@ -7,7 +7,7 @@ import { ANSWERED, answer, fail, type Gate, type GateResult, ownFields, type Rou
 import { compileBuiltin } from './builtin/builtin.ts'
 import type { RouteConfig } from './config/schema.ts'
 import type { Exchange, FinishHook, ResponseSink } from './exchange.ts'
-import { addLineNames, type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
+import { type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { MessageHead } from './http1/message-head.ts'
 import type { LocalReply } from './local-reply.ts'
@@ -62,7 +62,7 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
         })
 
   const gates = gatesOf(
-    compilePreparation(config), // what every answer carries; preflights, which bring no credentials, are answered here
+    compilePreparation(config, context.forward.reservedNames), // what every answer carries; preflights, which bring no credentials, are answered here
     compileIp(config), // who may not come in at all costs least
     limits?.beforeIdentity, // a flood pays for no token check
     cache === undefined ? admission?.fullLook : undefined, // certain to be refused: before tokens are checked for nothing
@@ -113,9 +113,9 @@ function cacheVerdict(verdict: CacheVerdict | LocalReply): GateResult {
 }
 
 /** Headers, security headers and CORS of a route; undefined when it has none of them. */
-function compilePreparation(config: RouteConfig): Gate | undefined {
+function compilePreparation(config: RouteConfig, reserved: ReadonlySet<string> | null): Gate | undefined {
   const cors = config.cors === undefined ? undefined : compileCors(config.cors)
-  const headers = compileHeaders(config.headers)
+  const headers = compileHeaders(config.headers, reserved ?? undefined)
   const security = compileSecurityHeaders(config.securityHeaders)
   if (cors === undefined && headers === undefined && security === undefined) return undefined
   return (x) => {
@@ -160,8 +160,7 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
       x.client.head(head.status, responseFields(head, null) + dateIfMissing(head), length)
       return x.client
     }
-    const drop = x.responseFields === '' ? responseDrop : withLineNames(responseDrop, x)
-    const fields = responseFields(head, drop) + extraFields + dateIfMissing(head)
+    const fields = responseFields(head, responseDrop) + extraFields + dateIfMissing(head)
     passed(x, head, fields)
     const sink = compression === undefined ? x.client : compression.wrap(x, x.client)
     sink.head(head.status, fields + ownFields(x), length)
@@ -203,25 +202,24 @@ function compileSplit(config: RouteConfig, services: Services): { (x: Exchange):
   return Object.assign(choose, { all })
 }
 
+/** What the gateway says of limits is its own: an upstream's would contradict it. */
+const LIMIT_FIELDS = [
+  'ratelimit',
+  'ratelimit-policy',
+  'x-ratelimit-limit',
+  'x-ratelimit-remaining',
+  'x-ratelimit-reset',
+]
+
 /** Names that the route replaces in the upstream's answers; null: none. */
 function droppedFromAnswers(config: RouteConfig): ReadonlySet<string> | null {
   const names = new Set([
+    ...(config.rateLimit === undefined ? [] : LIMIT_FIELDS),
     ...(compileHeaders(config.headers)?.responseDrop ?? []),
     ...(compileSecurityHeaders(config.securityHeaders)?.responseDrop ?? []),
     ...(config.cors === undefined ? [] : compileCors(config.cors).responseDrop),
   ])
   return names.size === 0 ? null : names
-}
-
-const ADDED_BESIDE = new Set(['set-cookie', 'vary', 'link', 'via', 'cache-status', 'server-timing'])
-
-/** What the gateway sets itself replaces the upstream's; lists are added to. */
-function withLineNames(drop: ReadonlySet<string> | null, x: Exchange): ReadonlySet<string> | null {
-  if (drop !== null) return drop // the rules of the route say what is replaced
-  const names = new Set<string>()
-  addLineNames(names, x.responseFields)
-  for (const name of ADDED_BESIDE) names.delete(name)
-  return names
 }
 
 /** RFC 9110 §6.6.1: who has a clock adds the Date that an answer lacks. */

@@ -71,7 +71,7 @@ export class Services {
     this.#log = new LineWriter(this.#writerOptions(config.logging.file))
     this.logger = this.#createLogger(config)
     this.limiterTable = new LimiterTable(memory.limiter, info.thread)
-    this.keySets = createKeySets({ parseYaml, report: (status) => this.#reportKeys(status) })
+    this.keySets = createKeySets({ baseDir: config.baseDir, parseYaml, report: (status) => this.#reportKeys(status) })
     this.clock.add({ tick: (nowMs) => this.#tick(nowMs) })
     this.clock.start()
   }

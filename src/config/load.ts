@@ -10,7 +10,7 @@ import { type CrossFinding, crossCheck, type KnownNames } from './cross-checks.t
 import { type Finding, findingsOf, valueAt } from './issues.ts'
 import { ConfigError, formatPath, type Path, type Problem } from './problems.ts'
 import { nameRoutes } from './route-names.ts'
-import { type Config, configSchema } from './schema.ts'
+import { type Config, configSchema, type ParsedConfig } from './schema.ts'
 import { isSecretAt, wantsText } from './schema-walk.ts'
 import { ConfigSource } from './source.ts'
 
@@ -65,7 +65,7 @@ export function quickConfig(options: QuickOptions, env: Environment = process.en
     upstreams: { app: { endpoints: [{ url }] } },
     routes: [{ name: 'all', match: { pathPrefix: '/' }, upstream: 'app' }],
   }
-  const { config, findings } = check(data)
+  const { config, findings } = check(data, process.cwd())
   const problems = findings.map((finding): Problem => {
     const flag = QUICK_FLAGS.find(([path]) => formatPath(finding.path).startsWith(path))?.[1] ?? ''
     return {
@@ -98,7 +98,7 @@ function parse(text: string, fileName: string, absolute: string, env: Environmen
   const problems: Problem[] = [...source.problems]
   let config: Config | undefined
   if (source.data !== undefined) {
-    const checked = check(source.data, source.unresolved)
+    const checked = check(source.data, dirname(absolute), source.unresolved)
     config = checked.config
     for (const finding of checked.findings) problems.push(place(source, finding))
   } else if (problems.length === 0) {
@@ -121,7 +121,11 @@ type SomeFinding = (Finding & { severity: 'error' }) | CrossFinding
  * One round finds what stands at its place in the wrong form; the checks across keys need a value that has the right
  * form. So what was found is taken out and the rest checked again, until nothing new comes up.
  */
-function check(data: unknown, unusable: readonly Path[] = []): { config: Config | undefined; findings: SomeFinding[] } {
+function check(
+  data: unknown,
+  baseDir: string,
+  unusable: readonly Path[] = [],
+): { config: Config | undefined; findings: SomeFinding[] } {
   const findings: SomeFinding[] = []
   const pruned: Path[] = []
   const candidate = structuredClone(data)
@@ -132,7 +136,7 @@ function check(data: unknown, unusable: readonly Path[] = []): { config: Config 
   for (let round = 0; round < 32; round++) {
     const result = configSchema.safeParse(candidate)
     if (result.success) {
-      const config = finish(result.data)
+      const config = finish(result.data, baseDir)
       for (const finding of crossCheck(config, knownNames(data))) {
         // A warning may come of what was taken out; an error stands, unless it is about that very place.
         if (pruned.length > 0 && finding.severity === 'warning') continue
@@ -196,8 +200,8 @@ function overlaps(path: Path, pruned: readonly Path[]): boolean {
   })
 }
 
-function finish(parsed: Omit<Config, 'routes'> & { routes: Omit<Config['routes'][number], 'name'>[] }): Config {
-  const config: Config = { ...parsed, routes: nameRoutes(parsed.routes) }
+function finish(parsed: ParsedConfig, baseDir: string): Config {
+  const config: Config = { ...parsed, routes: nameRoutes(parsed.routes), baseDir }
   // A route that caches needs a store; its defaults do.
   if (config.cache === undefined && config.routes.some(({ cache }) => cache !== undefined)) {
     config.cache = cacheConfig.parse({})

@@ -153,7 +153,11 @@ export const configSchema = z.strictObject({
   tracing: tracingConfig.prefault({}).describe('W3C trace context and OpenTelemetry.'),
 })
 
-type ParsedConfig = z.output<typeof configSchema>
+export type ParsedConfig = z.output<typeof configSchema>
 export type RouteConfig = Omit<z.output<typeof routeConfig>, 'name'> & { name: string }
 /** A checked config with all defaults. Plain data. */
-export type Config = Omit<ParsedConfig, 'routes'> & { routes: RouteConfig[] }
+export type Config = Omit<ParsedConfig, 'routes'> & {
+  routes: RouteConfig[]
+  /** Folder of the file: relative names of certificates and keys start there. */
+  baseDir: string
+}
