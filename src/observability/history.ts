@@ -70,7 +70,10 @@ export interface SampleNumbers {
   readonly p95: number | null
   readonly p99: number | null
   readonly max: number | null
+  /** Answers the gateway wrote itself, for whatever reason. */
   readonly refused: number
+  /** Of these, by admission. */
+  readonly shed: number
   readonly limited: number
   readonly cacheHits: number
   readonly cacheMisses: number
@@ -247,6 +250,7 @@ export class History {
       p99: measured ? latency.p99 : null,
       max: measured ? latency.max : null,
       refused: sum(refusals),
+      shed: sum(refusals, 'BACKPRESSURE'),
       limited: sum(limits),
       cacheHits: counted.cacheHits + counted.cacheRevalidated,
       cacheMisses: counted.cacheMisses,
@@ -285,7 +289,7 @@ export class History {
 const NUMBERS = [
   'ccu', 'maxCCU', 'normalCCU', 'inService', 'workers', 'queued', 'queueCapacity', 'queueWaitMs', 'streams',
   'connections', 'rps', 'status2xx', 'status3xx', 'status4xx', 'status5xx', 'statusNone', 'p50', 'p95', 'p99', 'max',
-  'refused', 'limited', 'cacheHits', 'cacheMisses', 'cacheStale', 'cacheBypass', 'cacheBytes', 'cacheEntries',
+  'refused', 'shed', 'limited', 'cacheHits', 'cacheMisses', 'cacheStale', 'cacheBypass', 'cacheBytes', 'cacheEntries',
   'poolOpen', 'poolIdle', 'poolWaiting', 'retries', 'bytesIn', 'bytesOut', 'loopDelayMs', 'cpu', 'rssBytes', 'heapBytes',
 ] as const satisfies (keyof SampleNumbers)[] // biome-ignore format: a table
 
@@ -295,9 +299,9 @@ function ownProcess() {
   return { cpuMs: (cpu.user + cpu.system) / 1000, rssBytes: rss, heapBytes: heapUsed }
 }
 
-function sum(values: Readonly<Record<string, number>>): number {
+function sum(values: Readonly<Record<string, number>>, prefix = ''): number {
   let total = 0
-  for (const name in values) total += values[name]!
+  for (const name in values) if (name.startsWith(prefix)) total += values[name]!
   return total
 }
 
