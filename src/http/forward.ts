@@ -8,6 +8,7 @@ import type { Exchange } from '../exchange.ts'
 import { FIELD_ID, type FieldName } from '../http1/field-names.ts'
 import { listTokens } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
+import { withoutFields } from './field-lines.ts'
 
 const HOP_BY_HOP: FieldName[] = [
   'connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate', 'proxy-authorization', 'proxy-authentication-info',
@@ -57,15 +58,32 @@ export function requestHead(x: Exchange, path: string, endpoint: string, options
   return (
     `${request.method} ${path}${x.query} HTTP/1.1\r\nHost: ${host}\r\n` +
     request.fieldLines(drop, options.dropUnderscores, names) +
-    (x.peerTrusted ? trustedFields(x) : untrustedFields(x)) +
-    (request.indexOf(FIELD_ID.via) < 0
-      ? VIA
-      : `Via: ${request.value(FIELD_ID.via)}, 1.${request.minorVersion} fluxor\r\n`) +
-    `X-Request-ID: ${x.requestId}\r\n` +
-    (options.forwarded ? forwardedField(x) : '') +
+    via(request) +
+    ownFields(x, options) +
     (options.startTrace && request.indexOf(FIELD_ID.traceparent) < 0 ? newTraceparent() : '') +
     x.requestFields
   )
+}
+
+/** RFC 9110 §7.6.3: the version in which the message came. */
+function via(request: MessageHead): string {
+  const earlier = request.value(FIELD_ID.via)
+  if (earlier) return `Via: ${earlier}, 1.${request.minorVersion} fluxor\r\n`
+  return request.minorVersion === 1 ? 'Via: 1.1 fluxor\r\n' : 'Via: 1.0 fluxor\r\n'
+}
+
+const SETS_OWN = /^(?:forwarded|x-(?:forwarded-|real-ip:|request-id:))/im
+
+/** What the gateway says of the client and the request. A field that the route sets itself takes our place. */
+function ownFields(x: Exchange, options: ForwardOptions): string {
+  const fields =
+    (x.peerTrusted ? trustedFields(x) : untrustedFields(x)) +
+    `X-Request-ID: ${x.requestId}\r\n` +
+    (options.forwarded ? forwardedField(x) : '')
+  if (x.requestFields === '' || !SETS_OWN.test(x.requestFields)) return fields
+  const names = new Set<string>()
+  addLineNames(names, x.requestFields)
+  return withoutFields(fields, (name) => names.has(name))
 }
 
 const tracePrefix = randomBytes(12).toString('hex')
@@ -77,8 +95,6 @@ function newTraceparent(): string {
   const hex = id.toString(16).padStart(8, '0')
   return `traceparent: 00-${tracePrefix}${hex}-${tracePrefix.slice(0, 8)}${hex}-01\r\n`
 }
-
-const VIA = 'Via: 1.1 fluxor\r\n'
 
 /** The usual peer says nothing that is believed: four lines depend on its connection alone and are made once. */
 function untrustedFields(x: Exchange): string {
@@ -101,7 +117,7 @@ function trustedFields(x: Exchange): string {
   const kept = (id: number, own: string) => request.value(id) ?? own
   const host = kept(FIELD_ID['x-forwarded-host'], x.authority)
   return (
-    `X-Forwarded-For: ${chain === undefined ? '' : `${chain}, `}${client.remoteAddress}\r\n` +
+    `X-Forwarded-For: ${chain ? `${chain}, ` : ''}${client.remoteAddress}\r\n` +
     `X-Real-IP: ${x.clientAddress}\r\n` +
     `X-Forwarded-Proto: ${kept(FIELD_ID['x-forwarded-proto'], client.listener.secure ? 'https' : 'http')}\r\n` +
     `X-Forwarded-Port: ${kept(FIELD_ID['x-forwarded-port'], String(client.listener.port))}\r\n` +
@@ -130,8 +146,11 @@ function droppedNames(x: Exchange, reserved: ReadonlySet<string> | null): Readon
 export function addLineNames(names: Set<string>, lines: string): void {
   for (let at = 0; at < lines.length; ) {
     const colon = lines.indexOf(':', at)
+    if (colon < 0) return
     names.add(lines.slice(at, colon).toLowerCase())
-    at = lines.indexOf('\n', colon) + 1
+    const lineEnd = lines.indexOf('\n', colon)
+    if (lineEnd < 0) return
+    at = lineEnd + 1
   }
 }
 
