@@ -2,6 +2,7 @@
 
 import { z } from 'zod'
 import { fieldName, oneOrMore } from '../config/types.ts'
+import { literalPath } from '../http/path.ts'
 
 const HOST =
   /^(?:\*\.)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?(?::\d{1,5})?$|^\[[0-9a-fA-F:.]+\](?::\d{1,5})?$|^\*$/
@@ -23,8 +24,16 @@ function isRegex(source: string): boolean {
   }
 }
 
+/** Requests are matched by their normalised path: what the file says gets the same form. */
+const literal = (text: z.ZodString) =>
+  text
+    .refine((path) => literalPath(path) !== undefined, {
+      error: 'expected a path without a backslash, "..;" or a lone "%"',
+    })
+    .transform((path) => literalPath(path) ?? path)
+
 const absolutePath = () =>
-  z.string().regex(/^\/[^?#\s]*$/, { error: 'expected a path that starts with "/", without a query' })
+  literal(z.string().regex(/^\/[^?#\s]*$/, { error: 'expected a path that starts with "/", without a query' }))
 
 const condition = z.union(
   [
@@ -48,10 +57,12 @@ export const matchConfig = z
     pathPrefix: absolutePath()
       .optional()
       .describe('Whole segments from the start: `/api` takes /api and /api/x, not /apix.'),
-    pathTemplate: z
-      .string()
-      .regex(TEMPLATE, { error: 'expected a template such as /users/{id}; {rest...} may end it' })
-      .refine((template) => hasDistinctNames(template), { error: 'the same name stands in it twice' })
+    pathTemplate: literal(
+      z
+        .string()
+        .regex(TEMPLATE, { error: 'expected a template such as /users/{id}; {rest...} may end it' })
+        .refine((template) => hasDistinctNames(template), { error: 'the same name stands in it twice' }),
+    )
       .optional()
       .describe('`/users/{id}`: a name in braces takes one segment, `{rest...}` at the end takes all that follow.'),
     pathRegex: regex()

@@ -3,7 +3,6 @@
  * hold, so that `explain` and the request path share one truth.
  */
 
-import { fieldId } from '../http1/field-names.ts'
 import type { MessageHead } from '../http1/message-head.ts'
 import type { MatchCondition, MatchConfig } from './config.ts'
 
@@ -23,14 +22,19 @@ export type Mismatch = '' | 'host' | 'path' | 'method' | 'header' | 'query'
 
 type ValueTest = (value: string | undefined) => boolean
 
+interface Condition {
+  readonly name: string
+  readonly test: ValueTest
+}
+
 export class Matcher {
   readonly config: MatchConfig
   /** Methods that the route takes; null: all. HEAD is in it where GET is (RFC 9110 §9.3.2). */
   readonly methods: ReadonlySet<string> | null
   readonly #hosts: readonly HostPattern[] | null
   readonly #path: ((path: string) => boolean) | null
-  readonly #headers: readonly { name: string; id: number; test: ValueTest }[]
-  readonly #query: readonly { name: string; test: ValueTest }[]
+  readonly #headers: readonly Condition[]
+  readonly #query: readonly Condition[]
 
   constructor(config: MatchConfig) {
     this.config = config
@@ -38,13 +42,8 @@ export class Matcher {
     if (config.methods?.includes('GET')) (this.methods as Set<string>).add('HEAD')
     this.#hosts = config.host === undefined || config.host.includes('*') ? null : config.host.map(parseHostPattern)
     this.#path = compilePath(config)
-    this.#headers = Object.entries(config.headers ?? {}).map(([name, condition]) => {
-      return { name, id: fieldId(name), test: compileCondition(condition) }
-    })
-    this.#query = Object.entries(config.query ?? {}).map(([name, condition]) => ({
-      name,
-      test: compileCondition(condition),
-    }))
+    this.#headers = compileConditions(config.headers)
+    this.#query = compileConditions(config.query)
   }
 
   /** All conditions but the method: what 405 and `Allow` are made of. */
@@ -121,6 +120,10 @@ export function pathPattern(pathTemplate: string | undefined, pathRegex: string 
   return pathRegex === undefined ? null : new RegExp(`^(?:${pathRegex})$`, 'u')
 }
 
+function compileConditions(conditions: Readonly<Record<string, MatchCondition>> = {}): Condition[] {
+  return Object.entries(conditions).map(([name, condition]) => ({ name, test: compileCondition(condition) }))
+}
+
 function compileCondition(condition: MatchCondition): ValueTest {
   if (typeof condition === 'string') return (value) => value === condition
   const regex = condition.regex === undefined ? undefined : new RegExp(`^(?:${condition.regex})$`, 'u')
@@ -131,10 +134,11 @@ function compileCondition(condition: MatchCondition): ValueTest {
 
 /**
  * How specific a match is, most significant first: host (exact, wildcard by length, any), path (exact, template by its
- * literal length, prefix by length, regex, any), then the number of further conditions.
+ * literal length, prefix by length, regex, any), then the number of further conditions. The prefix `/` counts as any:
+ * the route for all the rest must not hide those that say more.
  */
 export function specificity(config: MatchConfig): number[] {
-  const hosts = config.host?.filter((host) => host !== '*') ?? []
+  const hosts = config.host === undefined || config.host.includes('*') ? [] : config.host
   const exactHosts = hosts.filter((host) => !host.startsWith('*.'))
   const host = hosts.length === 0 ? 0 : exactHosts.length > 0 ? 1000 : Math.min(...hosts.map((name) => name.length))
   const { path, pathTemplate, pathPrefix, pathRegex } = config
@@ -143,7 +147,7 @@ export function specificity(config: MatchConfig): number[] {
       ? 4
       : pathTemplate !== undefined
         ? 3
-        : pathPrefix !== undefined
+        : pathPrefix !== undefined && pathPrefix !== '/'
           ? 2
           : pathRegex !== undefined
             ? 1

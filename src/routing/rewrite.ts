@@ -1,6 +1,7 @@
 /** Changes the path between the client and the upstream. Asked once a try; the route was matched on the path as it came. */
 
 import type { RouteConfig } from '../config/schema.ts'
+import { literalPath, normalisePath } from '../http/path.ts'
 import { pathPattern } from './matcher.ts'
 
 /** Undefined when the path stays. */
@@ -8,18 +9,22 @@ export function compileRewrite({ rewrite, match }: RouteConfig): ((path: string)
   if (rewrite === undefined) return undefined
   if (rewrite.prefix !== undefined) {
     const matched = trimSlash(match.pathPrefix ?? '/').length
-    const prefix = trimSlash(rewrite.prefix)
+    const prefix = trimSlash(literalPath(rewrite.prefix) ?? rewrite.prefix)
     return (path) => {
       const rest = path.slice(matched)
       return prefix + rest || '/'
     }
   }
-  const target = rewrite.path!
+  const target = literalPath(rewrite.path!) ?? rewrite.path!
   const pattern = pathPattern(match.pathTemplate, match.pathRegex)
   if (pattern === null) return () => target
   return (path) => {
     const groups = pattern.exec(path)?.groups ?? {}
-    return target.replaceAll(/\{(\w+)\}/g, (whole, name: string) => groups[name] ?? whole)
+    const rewritten = target.replaceAll(/\{(\w+)\}/g, (whole, name: string) =>
+      name in groups ? (groups[name] ?? '') : whole,
+    )
+    // What a group took may begin with a slash, or be half a segment.
+    return normalisePath(rewritten, true) ?? rewritten
   }
 }
 
