@@ -74,6 +74,7 @@ export class LocalReply {
   readonly close: boolean
   readonly type: string
   readonly extra: Record<string, unknown> | undefined
+  #opening: string | undefined = undefined
 
   constructor(code: LocalReplyCode, details: LocalReplyDetails = {}) {
     const spec: LocalReplySpec = LOCAL_REPLIES[code]
@@ -87,12 +88,24 @@ export class LocalReply {
     this.extra = details.extra
   }
 
-  /** The problem document (RFC 9457), one line of JSON. */
+  /** The problem document (RFC 9457), one line of JSON in ASCII. */
   body(requestId: string): string {
+    this.#opening ??= this.#open()
+    return `${this.#opening}${JSON.stringify(requestId)}}\n`
+  }
+
+  /** All but the request's id: a prepared refusal is written down once. */
+  #open(): string {
     const { type, status, code, reason, detail } = this
     const title = LOCAL_REPLIES[code].title
-    return `${JSON.stringify({ type, title, status, code, reason, detail, ...this.extra, requestId })}\n`
+    const json = JSON.stringify({ type, title, status, code, reason, detail, ...this.extra })
+    return `${asciiJson(json).slice(0, -1)},"requestId":`
   }
+}
+
+/** Answers leave as latin1; JSON can say every other character by escapes. */
+function asciiJson(json: string): string {
+  return json.replaceAll(/[\u0080-\uffff]/g, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
 
 /** Problem types registered by draft-ietf-httpapi-ratelimit-headers; every other code is its own URN. */

@@ -11,17 +11,21 @@ export function readBody(x: Exchange, maxBytes: number, done: (body: Buffer) => 
     done(Buffer.alloc(0))
     return
   }
+  const tooLarge = () => {
+    body.cancel()
+    refuse(x, new LocalReply('TOO_LARGE', { detail: `the body is larger than ${maxBytes} bytes`, close: true }))
+  }
+  if (body.length > maxBytes) {
+    tooLarge()
+    return
+  }
   const chunks: Buffer[] = []
   let length = 0
   body.sink = {
     write(chunk) {
       length += chunk.length
-      if (length <= maxBytes) {
-        chunks.push(Buffer.from(chunk))
-        return true
-      }
-      body.cancel()
-      refuse(x, new LocalReply('TOO_LARGE', { detail: `the body is larger than ${maxBytes} bytes`, close: true }))
+      if (length <= maxBytes) chunks.push(Buffer.from(chunk))
+      else tooLarge()
       return true
     },
     end: () => done(Buffer.concat(chunks)),

@@ -23,6 +23,8 @@ export function compileToken(config: TokenConfig, services: Services): RouteHand
     ...(issuer && { iss: issuer }),
     ...(audience && { aud: audience }),
     ...config.claims,
+    iat: undefined, // the token's own times are added last
+    exp: undefined,
   })
   const secret = policy.secret!
   const open = claims === '{}' ? '{' : `${claims.slice(0, -1)},`
