@@ -146,7 +146,7 @@ export class Exchange {
   upstreamHeadMs = 0
   /** Requests sent upstream, retries included. */
   attempts = 0
-  #finished = false
+  #outcome: Outcome | undefined = undefined
   #hooks: FinishHook[] | null = null
   /** Set while something waits: called once when the client goes away. */
   #onAbort: (() => void) | null = null
@@ -158,12 +158,16 @@ export class Exchange {
   }
 
   get finished(): boolean {
-    return this.#finished
+    return this.#outcome !== undefined
   }
 
-  /** Runs `hook` when the exchange ends. Hooks run in reverse order, the last taken is the first given back. */
+  /**
+   * Runs `hook` when the exchange ends; at once when it has ended already, so that nothing taken late is kept.
+   * Hooks run in reverse order, the last taken is the first given back.
+   */
   onFinish(hook: FinishHook): void {
-    if (this.#hooks === null) this.#hooks = [hook]
+    if (this.#outcome !== undefined) hook(this.#outcome, this)
+    else if (this.#hooks === null) this.#hooks = [hook]
     else this.#hooks.push(hook)
   }
 
@@ -179,12 +183,22 @@ export class Exchange {
     callback?.()
   }
 
+  /** Every hook runs, even when one throws; the first error is thrown then. */
   finish(outcome: Outcome): void {
-    if (this.#finished) return
-    this.#finished = true
+    if (this.#outcome !== undefined) return
+    this.#outcome = outcome
     this.#onAbort = null
     const hooks = this.#hooks
     if (hooks === null) return
-    for (let i = hooks.length - 1; i >= 0; i--) hooks[i]!(outcome, this)
+    this.#hooks = null
+    let failure: { error: unknown } | undefined
+    for (let i = hooks.length - 1; i >= 0; i--) {
+      try {
+        hooks[i]!(outcome, this)
+      } catch (error) {
+        failure ??= { error }
+      }
+    }
+    if (failure !== undefined) throw failure.error
   }
 }
