@@ -7,3 +7,16 @@ interface Latin1Buffer {
 export function latin1(bytes: Uint8Array, start: number, end: number): string {
   return (bytes as unknown as Latin1Buffer).latin1Slice(start, end)
 }
+
+/** Without the optional white space (SP, HTAB: RFC 9110 §5.6.3) around it. `trim()` would take more, such as a no-break space. */
+export function trimOws(text: string): string {
+  let start = 0
+  let end = text.length
+  while (start < end && isOws(text.charCodeAt(start))) start++
+  while (end > start && isOws(text.charCodeAt(end - 1))) end--
+  return text.slice(start, end)
+}
+
+function isOws(code: number): boolean {
+  return code === 32 || code === 9
+}

@@ -4,7 +4,7 @@
  * the same data.
  */
 
-import { latin1 } from './bytes.ts'
+import { latin1, trimOws } from './bytes.ts'
 import { FIELD_ID, findField, nextHash, TOKEN, VALUE } from './field-names.ts'
 
 const SIZE = 0
@@ -24,8 +24,11 @@ const CR = 13
 const LF = 10
 const MAX_SIZE_DIGITS = 13
 const MAX_EXTENSION_BYTES = 1024
-const MAX_OVERHEAD_BYTES = 64 * 1024
+/** Extension bytes beyond what the data itself weighs: many tiny chunks with long extensions cost more than they carry. */
+const MAX_OVERHEAD_BYTES = 16 * 1024
 const MAX_TRAILER_BYTES = 8 * 1024
+/** A line's colon, CRLF and the space it leaves with: counted, so that empty trailers are bounded too. */
+const TRAILER_LINE_BYTES = 4
 
 /** RFC 9110 §6.5.1: fields of framing, routing, authentication and caching have no place in trailers. Unknown names pass. */
 const FORBIDDEN_TRAILER = new Uint8Array(256)
@@ -104,8 +107,7 @@ export class ChunkedDecoder {
         case SIZE_LF:
           if (b !== LF) return this.#fail('a chunk line does not end in CRLF', pos)
           pos++
-          // Many tiny chunks with long extensions cost more than they carry.
-          this.#overhead += this.#extension
+          this.#overhead = Math.max(0, this.#overhead + this.#extension - this.#left)
           if (this.#overhead > MAX_OVERHEAD_BYTES) return this.#fail('chunk extensions are too long', pos)
           this.#extension = 0
           this.#digits = 0
@@ -131,15 +133,19 @@ export class ChunkedDecoder {
           break
         case TRAILER_LINE:
           this.#line = ''
-          this.#phase = b === CR ? END_LF : TRAILER_NAME
-          if (b === CR) pos++
+          if (b === CR) {
+            this.#phase = END_LF
+            pos++
+            break
+          }
+          this.#trailerBytes += TRAILER_LINE_BYTES
+          if (this.#trailerBytes > MAX_TRAILER_BYTES) return this.#fail('the trailers are too large', pos)
+          this.#phase = TRAILER_NAME
           break
         case TRAILER_NAME: {
-          let stop = pos
-          while (stop < end && TOKEN[bytes[stop]!] !== 0) stop++
-          this.#line += latin1(bytes, pos, stop)
-          if (!this.#countTrailer(stop - pos)) return this.#fail('the trailers are too large', pos)
-          pos = stop
+          const start = pos
+          while (pos < end && TOKEN[bytes[pos]!] !== 0) pos++
+          if (!this.#addToLine(bytes, start, pos)) return this.#trailersTooLarge(pos)
           if (pos === end) break
           if (bytes[pos] !== 58 /* : */ || this.#line === '') return this.#fail('a trailer has no valid name', pos)
           this.#line += ':'
@@ -148,11 +154,9 @@ export class ChunkedDecoder {
           break
         }
         case TRAILER_VALUE: {
-          let stop = pos
-          while (stop < end && VALUE[bytes[stop]!] === 1) stop++
-          this.#line += latin1(bytes, pos, stop)
-          if (!this.#countTrailer(stop - pos)) return this.#fail('the trailers are too large', pos)
-          pos = stop
+          const start = pos
+          while (pos < end && VALUE[bytes[pos]!] === 1) pos++
+          if (!this.#addToLine(bytes, start, pos)) return this.#trailersTooLarge(pos)
           if (pos === end) break
           if (bytes[pos] !== CR) return this.#fail('a trailer has a byte that is not allowed', pos)
           this.#phase = TRAILER_LF
@@ -176,9 +180,16 @@ export class ChunkedDecoder {
     return pos
   }
 
-  #countTrailer(bytes: number): boolean {
-    this.#trailerBytes += bytes + 2
-    return this.#trailerBytes <= MAX_TRAILER_BYTES
+  #addToLine(bytes: Uint8Array, start: number, end: number): boolean {
+    this.#trailerBytes += end - start
+    if (this.#trailerBytes > MAX_TRAILER_BYTES) return false
+    this.#line += latin1(bytes, start, end)
+    return true
+  }
+
+  /** Stops at the first byte that was too many, wherever the pieces end. */
+  #trailersTooLarge(pos: number): number {
+    return this.#fail('the trailers are too large', pos - (this.#trailerBytes - MAX_TRAILER_BYTES))
   }
 
   #keepTrailer(): void {
@@ -195,10 +206,6 @@ export class ChunkedDecoder {
     this.error = what
     return pos
   }
-}
-
-function trimOws(value: string): string {
-  return value.replace(/^[ \t]+|[ \t]+$/g, '')
 }
 
 function hexDigit(b: number): number {

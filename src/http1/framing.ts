@@ -4,6 +4,8 @@
  * smuggled.
  */
 
+import { isIPv6 } from 'node:net'
+import { trimOws } from './bytes.ts'
 import { FIELD_ID } from './field-names.ts'
 import type { HeadError, MessageHead } from './message-head.ts'
 
@@ -127,12 +129,7 @@ export function declaredLength(head: MessageHead): number | HeadError {
   if (cl < 0) return -1
   let text = head.valueAt(cl)
   if (text.includes(',') || head.indexOf(FIELD_ID['content-length'], cl + 1) >= 0) {
-    const values = new Set(
-      head
-        .value(FIELD_ID['content-length'])!
-        .split(',')
-        .map((value) => value.trim()),
-    )
+    const values = new Set(head.value(FIELD_ID['content-length'])!.split(',').map(trimOws))
     if (values.size !== 1) return bad('Content-Length fields that differ')
     text = [...values][0]!
   }
@@ -157,7 +154,7 @@ export function parseLength(text: string): number {
 export function listTokens(value: string): string[] {
   const tokens: string[] = []
   for (const part of value.split(',')) {
-    const token = part.trim().toLowerCase()
+    const token = trimOws(part).toLowerCase()
     if (token !== '') tokens.push(token)
   }
   return tokens
@@ -165,10 +162,12 @@ export function listTokens(value: string): string[] {
 
 /** RFC 9110 §7.2 uri-host [":" port]: a name or address, no userinfo, no path, never empty. */
 export function isAuthority(text: string): boolean {
-  return AUTHORITY.test(text)
+  if (!AUTHORITY.test(text)) return false
+  return text.charCodeAt(0) !== 91 /* [ */ || isIPv6(text.slice(1, text.indexOf(']')))
 }
 
-const AUTHORITY = /^(?:[A-Za-z0-9\-._~!$&'()*+;=%]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?$/
+const PORT = /(?::(?:[0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))?/
+const AUTHORITY = new RegExp(`^(?:[A-Za-z0-9\\-._~!$&'()*+;=%]{1,255}|\\[[0-9A-Fa-f:.]{2,45}\\])${PORT.source}$`)
 const ABSOLUTE_FORM = /^https?:\/\/([^/?]*)(.*)$/i
 const OTHER_CODINGS = /^[a-z0-9-]+(?:\s*,\s*[a-z0-9-]+)*\s*,\s*chunked$|^(?!identity$)[a-z0-9-]+$/
 

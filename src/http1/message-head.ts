@@ -78,7 +78,7 @@ export class MessageHead {
   #methodEnd = 0
   #targetStart = 0
   #targetEnd = 0
-  #minor = 0
+  #minor = 1
   #status = 0
   error: HeadError | null = null
   /** Bytes of the whole head, the empty line included. Valid once parsed. */
@@ -104,16 +104,12 @@ export class MessageHead {
     return this.#count
   }
 
-  /** True when some bytes of a head have been seen. */
-  get started(): boolean {
-    return this.#phase !== START
-  }
-
   reset(): void {
     this.#count = 0
     this.#text = ''
     this.#phase = START
     this.#pos = 0
+    this.#minor = 1 // until it is read: a head refused before that is answered as HTTP/1.1
     this.#status = 0
     this.error = null
     this.method = ''
@@ -130,7 +126,7 @@ export class MessageHead {
     let mark = start + this.#mark
     let hash = this.#hash
     const limit = start + limits.headBytes
-    const stop = end < limit ? end : limit
+    const stop = Math.min(end, limit)
 
     for (;;) {
       if (pos >= stop) {
@@ -191,11 +187,6 @@ export class MessageHead {
           }
           if (i < 8) break
           this.#minor = bytes[pos - 1]! - 48
-          if (pos >= stop) {
-            phase = this.#isRequest ? REASON : STATUS
-            mark = pos
-            break
-          }
           phase = this.#isRequest ? REASON : STATUS
           mark = pos
           break
