@@ -29,10 +29,9 @@ beforeAll(async () => {
     else answer()
   })
 })
-beforeEach(async () => {
-  hold = true
-  held = []
+async function start(threads: number): Promise<void> {
   gateway = await startGateway({
+    server: { threads },
     admission: { maxCCU: MAX_CCU, workers: WORKERS, maxQueue: MAX_CCU - WORKERS, queueTimeout: '10s' },
     upstreams: { app: { endpoints: [{ url: upstream.url }], timeouts: { firstByte: '5s' } } },
     routes: [
@@ -40,6 +39,10 @@ beforeEach(async () => {
       { match: { pathPrefix: '/' }, upstream: 'app' },
     ],
   })
+}
+beforeEach(() => {
+  hold = true
+  held = []
 })
 afterEach(() => gateway?.close())
 afterAll(() => upstream?.close())
@@ -107,7 +110,9 @@ async function expectFullCap(): Promise<void> {
   await expectEmptyLedger()
 }
 
-describe('fifty at once against a cap of four', () => {
+describe.each([1, 2])('fifty at once against a cap of four, %i thread(s)', (threads) => {
+  beforeEach(() => start(threads))
+
   it('four are served, two at a time; the rest are told at once, with Retry-After and a problem document', async () => {
     const startedMs = performance.now()
     const clients = await storm('/held')
