@@ -20,11 +20,9 @@ export interface TierFigures {
   readonly ccu: number
   /** Places that are this tier's whenever it asks. */
   readonly guarantee: number
-  /** Refusals since the start. */
-  readonly refused: number
 }
 
-/** Admission as it stands, over all threads. Totals count since the start. */
+/** Admission as it stands, over all threads. Totals count since the start; refusals and waits are in the counters. */
 export interface AdmissionFigures {
   readonly ccu: number
   readonly maxCCU: number
@@ -36,10 +34,6 @@ export interface AdmissionFigures {
   readonly admitted: number
   readonly completed: number
   readonly aborted: number
-  readonly refused: number
-  /** Time that exchanges spent in the queue, and how many did. */
-  readonly queueWaitMs: number
-  readonly queueWaits: number
   readonly tiers: readonly TierFigures[]
 }
 
@@ -70,9 +64,6 @@ export const NO_ADMISSION: AdmissionFigures = {
   admitted: 0,
   completed: 0,
   aborted: 0,
-  refused: 0,
-  queueWaitMs: 0,
-  queueWaits: 0,
   tiers: [],
 }
 

@@ -4,7 +4,16 @@
  * has no history (endpoints, threads, routes) only as it is now.
  */
 
-import { BUCKETS_MS, FIGURE, FIGURES, type Scalar, WINDOW, WINDOW_MS, WINDOW_PLACES } from '../shared/metrics.ts'
+import {
+  BUCKETS_MS,
+  FIGURE,
+  FIGURES,
+  type Scalar,
+  type SeriesName,
+  WINDOW,
+  WINDOW_MS,
+  WINDOW_PLACES,
+} from '../shared/metrics.ts'
 import { type LatencySummary, type MetricsReader, summarise } from '../shared/metrics-reader.ts'
 import { type AdmissionFigures, NO_ADMISSION, ratio, type UpstreamFigures } from './figures.ts'
 
@@ -225,8 +234,10 @@ export class History {
     ) as Record<keyof typeof COUNTERS, number>
     const refusals = namedRates(reader, 'fluxor_local_replies_total', rates, ({ code, reason }) => (reason ? `${code}/${reason}` : code!)) // biome-ignore format: short
     const limits = namedRates(reader, 'fluxor_rate_limit_decisions_total', rates, ({ rule, decision }) => (decision === 'allowed' ? undefined : decision === 'shadow' ? `${rule} (shadow)` : rule)) // biome-ignore format: short
-    const waits = rates.of('queueWaits', a.queueWaits)
-    const waitMs = rates.of('queueWaitMs', a.queueWaitMs)
+    const tierRefusals = namedRates(reader, 'fluxor_tier_refusals_total', rates, ({ tier }) => tier)
+    const queue = reader.queueTotals()
+    const waits = rates.of('queueWaits', queue.waits)
+    const waitMs = rates.of('queueWaitMs', queue.waitMs)
     return {
       t: Math.round(wallMs),
       ccu: a.ccu,
@@ -270,7 +281,7 @@ export class History {
       heapBytes,
       refusals,
       limits,
-      tiers: a.tiers.map(({ name, ccu, guarantee, refused }) => ({ name, ccu, guarantee, refused: rates.of(`tier ${name}`, refused) })), // biome-ignore format: short
+      tiers: a.tiers.map((tier) => ({ ...tier, refused: tierRefusals[tier.name] ?? 0 })),
       upstreams: upstreams?.() ?? [],
       threads: Array.from({ length: reader.threads }, (_, thread) => ({
         thread,
@@ -308,7 +319,7 @@ function sum(values: Readonly<Record<string, number>>, prefix = ''): number {
 /** Rates of the labelled counters by a name made of their labels; what did not move is left out. */
 function namedRates(
   reader: MetricsReader,
-  series: 'fluxor_local_replies_total' | 'fluxor_rate_limit_decisions_total',
+  series: SeriesName,
   rates: Rates,
   nameOf: (labels: Readonly<Record<string, string>>) => string | undefined,
 ): Record<string, number> {

@@ -74,7 +74,7 @@ export function metricsJson(
     total_requests: total,
     successful_requests: classes[2]! + classes[3]!,
     error_requests: classes[4]! + classes[5]!,
-    rejected_requests: a.refused,
+    rejected_requests: reader.refusedByAdmission(),
     error_rate: round(ratio(classes[5]!, total), 6),
     requests_per_second: round(minute.perSecond, 2),
     latency_ms: {

@@ -8,6 +8,8 @@ import { monitorEventLoopDelay, performance } from 'node:perf_hooks'
 import { SCALAR, type ThreadMetrics } from '../shared/metrics.ts'
 import type { GaugeValue } from './figures.ts'
 
+const RESOLUTION_MS = 20
+
 export function* processValues(): Iterable<GaugeValue> {
   const value = (name: string, help: string, v: number, type: GaugeValue['type'] = 'gauge') => ({ name, help, labels: {}, value: v, type }) // biome-ignore format: one line
   const cpu = process.cpuUsage()
@@ -41,36 +43,48 @@ function mostDescriptors(): number | undefined {
   }
 }
 
-/**
- * Watches the event loop of this thread: each second its delay, its utilisation and the thread's CPU time go to the
- * thread's gauges. One unreferenced timer and the histogram's own, at 20 ms.
- */
-export function startThreadProbe(metrics: ThreadMetrics): { close(): void } {
-  const resolutionMs = 20
-  const delay = monitorEventLoopDelay({ resolution: resolutionMs })
-  delay.enable()
-  let loop = performance.eventLoopUtilization()
-  let cpu = process.threadCpuUsage()
-  let atMs = performance.now()
-  const timer = setInterval(() => {
-    const nowMs = performance.now()
+/** What this thread's event loop did since the look before; the figures go to the thread's gauges. */
+export class ThreadProbe {
+  readonly #metrics: ThreadMetrics
+  readonly #delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS })
+  #loop = performance.eventLoopUtilization()
+  #cpu = process.threadCpuUsage()
+  #atMs: number
+
+  constructor(metrics: ThreadMetrics, nowMs: number) {
+    this.#metrics = metrics
+    this.#atMs = nowMs
+    this.#delay.enable()
+  }
+
+  sample(nowMs: number): void {
     // The histogram holds whole intervals of its timer: what is beyond the resolution is delay
-    metrics.set(SCALAR.loopDelayMs, Math.max(0, delay.percentile(99) / 1e6 - resolutionMs))
-    delay.reset()
-    const nextLoop = performance.eventLoopUtilization()
-    metrics.set(SCALAR.loopUtilization, performance.eventLoopUtilization(nextLoop, loop).utilization)
-    loop = nextLoop
-    const nextCpu = process.threadCpuUsage()
-    const usedMs = (nextCpu.user - cpu.user + nextCpu.system - cpu.system) / 1000
-    metrics.set(SCALAR.cpuUtilization, usedMs / Math.max(1, nowMs - atMs))
-    cpu = nextCpu
-    atMs = nowMs
-  }, 1000)
-  timer.unref()
+    const delayMs = this.#delay.percentile(99) / 1e6 - RESOLUTION_MS
+    this.#delay.reset()
+    this.#metrics.set(SCALAR.loopDelayMs, Math.max(0, delayMs))
+    const loop = performance.eventLoopUtilization()
+    this.#metrics.set(SCALAR.loopUtilization, performance.eventLoopUtilization(loop, this.#loop).utilization)
+    this.#loop = loop
+    const cpu = process.threadCpuUsage()
+    const usedMs = (cpu.user - this.#cpu.user + cpu.system - this.#cpu.system) / 1000
+    this.#metrics.set(SCALAR.cpuUtilization, usedMs / Math.max(1, nowMs - this.#atMs))
+    this.#cpu = cpu
+    this.#atMs = nowMs
+  }
+
+  close(): void {
+    this.#delay.disable()
+  }
+}
+
+/** Watches this thread once a second, by one unreferenced timer and the histogram's own of 20 ms. */
+export function startThreadProbe(metrics: ThreadMetrics): { close(): void } {
+  const probe = new ThreadProbe(metrics, performance.now())
+  const timer = setInterval(() => probe.sample(performance.now()), 1000).unref()
   return {
     close() {
       clearInterval(timer)
-      delay.disable()
+      probe.close()
     },
   }
 }

@@ -65,7 +65,7 @@ export class MetricsPage {
     const { reader } = this.#options
     const groups = new Groups()
     addRequests(groups, reader)
-    addAdmission(groups, this.#options.admission?.() ?? NO_ADMISSION)
+    addAdmission(groups, this.#options.admission?.() ?? NO_ADMISSION, reader)
     addCounters(groups, reader)
     const reload = this.#options.reload?.()
     if (reload !== undefined) {
@@ -165,7 +165,7 @@ function addRequests(groups: Groups, reader: MetricsReader): void {
   }
 }
 
-function addAdmission(groups: Groups, a: AdmissionFigures): void {
+function addAdmission(groups: Groups, a: AdmissionFigures, reader: MetricsReader): void {
   groups.gauge('queue_size', 'Exchanges waiting for an admission place.', a.queued)
   groups.gauge('queue_capacity', 'Waiting places.', a.queueCapacity)
   groups.gauge('current_ccu', 'Exchanges admitted and not finished: in service and queued.', a.ccu)
@@ -183,7 +183,7 @@ function addAdmission(groups: Groups, a: AdmissionFigures): void {
   total('fluxor_admission_admitted_total', 'Exchanges admitted.', a.admitted)
   total('fluxor_admission_completed_total', 'Admitted exchanges whose answer was sent whole.', a.completed)
   total('fluxor_admission_aborted_total', 'Admitted exchanges that ended in any other way.', a.aborted)
-  total('fluxor_admission_refused_total', 'Exchanges refused by admission.', a.refused)
+  total('fluxor_admission_refused_total', 'Exchanges refused by admission.', reader.refusedByAdmission())
   groups.gauge(
     'fluxor_ccu_ledger_skew',
     'Admitted less completed, aborted and in flight: 0, or places were lost or made up.',
@@ -193,7 +193,6 @@ function addAdmission(groups: Groups, a: AdmissionFigures): void {
     const value = (v: number) => ({ labels: { tier: tier.name }, value: v })
     groups.add('fluxor_tier_ccu', 'Concurrent exchanges by tier.', 'gauge', value(tier.ccu))
     groups.add('fluxor_tier_guarantee', 'Guaranteed places by tier.', 'gauge', value(tier.guarantee))
-    groups.add('fluxor_tier_refused_total', 'Refusals by tier.', 'counter', value(tier.refused))
   }
 }
 

@@ -157,6 +157,27 @@ export class MetricsReader {
     }
   }
 
+  /** Answers of admission's code since the start. */
+  refusedByAdmission(): number {
+    let refused = 0
+    for (const { labels, value } of this.series('fluxor_local_replies_total')) {
+      if (labels['code'] === 'BACKPRESSURE') refused += value
+    }
+    return refused
+  }
+
+  /** Exchanges that waited for an admission place since the start, and how long in all. */
+  queueTotals(): { waits: number; waitMs: number } {
+    let waits = 0
+    let waitMs = 0
+    for (let id = 0; id < this.routeCount; id++) {
+      const at = this.#at.figures + id * FIGURES
+      waits += this.#sum(at + FIGURE.queued)
+      waitMs += this.#sum(at + FIGURE.queuedMs)
+    }
+    return { waits, waitMs }
+  }
+
   /** Requests by status class since the start: none, 1xx … 5xx at index 0 … 5. */
   statusClasses(): number[] {
     const classes = [0, 0, 0, 0, 0, 0]

@@ -120,8 +120,8 @@ export const SCALARS = {
   connectionsOpen: { metric: 'fluxor_connections', help: 'Client connections open now.', type: 'gauge' },
   connectionsAccepted: { metric: 'fluxor_connections_accepted_total', help: 'Client connections accepted.', type: 'counter' },
   connectionsRefused: { metric: 'fluxor_connections_refused_total', help: 'Client connections refused by the connection limit.', type: 'counter' },
-  bytesReceived: { metric: 'fluxor_received_bytes_total', help: 'Bytes of request bodies received from clients.', type: 'counter' },
-  bytesSent: { metric: 'fluxor_sent_bytes_total', help: 'Bytes of answers sent to clients.', type: 'counter' },
+  bytesReceived: { metric: 'fluxor_received_bytes_total', help: 'Bytes of request bodies of exchanges that have ended.', type: 'counter' },
+  bytesSent: { metric: 'fluxor_sent_bytes_total', help: 'Bytes of answers of exchanges that have ended.', type: 'counter' },
   poolOpen: { metric: 'fluxor_pool_connections', help: 'Upstream connections open now.', type: 'gauge' },
   poolIdle: { metric: 'fluxor_pool_idle_connections', help: 'Upstream connections waiting to be reused.', type: 'gauge' },
   poolWaiting: { metric: 'fluxor_pool_waiting', help: 'Exchanges waiting for an upstream connection.', type: 'gauge' },
@@ -155,6 +155,14 @@ export const SCALAR_NAMES = Object.keys(SCALARS) as Scalar[]
 export const SCALAR = Object.fromEntries(SCALAR_NAMES.map((name, i) => [name, i])) as Record<Scalar, number>
 export const SCALAR_SPECS: readonly ScalarSpec[] = SCALAR_NAMES.map((name) => SCALARS[name])
 const SCALAR_PLACES = 64
+
+const CACHE_SCALAR = new Map<string, number>([
+  ['hit', SCALAR.cacheHits],
+  ['miss', SCALAR.cacheMisses],
+  ['stale', SCALAR.cacheStale],
+  ['revalidated', SCALAR.cacheRevalidated],
+  ['bypass', SCALAR.cacheBypass],
+])
 
 /** Counters whose label values are known when a config is loaded. */
 export const SERIES = {
@@ -244,6 +252,7 @@ export class ThreadMetrics {
   readonly #requests: Float64Array
   readonly #routeNames: NameTable
   readonly #seriesNames: NameTable
+  readonly #tiers = new Map<string, number>()
   readonly #replies = new Map<LocalReplyCode, Map<string | undefined, number>>()
   readonly #originMs: number
   /** The window that takes durations now, and when it ends on the clock of `nowMs`. */
@@ -304,8 +313,12 @@ export class ThreadMetrics {
     this.#series[series]! += amount
   }
 
-  /** Counts an answer that the gateway wrote itself. A reason that is not a stable word counts under its code alone. */
-  localReply(code: LocalReplyCode, reason?: string): void {
+  /**
+   * Counts an answer that the gateway wrote itself. A reason that is not a stable word counts under its code alone.
+   * @param tier of the exchange, for refusals by admission
+   */
+  localReply(code: LocalReplyCode, reason?: string, tier = ''): void {
+    if (tier !== '' && code === 'BACKPRESSURE') this.#tierRefused(tier)
     let byReason = this.#replies.get(code)
     if (byReason === undefined) this.#replies.set(code, (byReason = new Map()))
     let id = byReason.get(reason)
@@ -315,6 +328,18 @@ export class ThreadMetrics {
       if (known || reason === undefined) byReason.set(reason, id)
     }
     this.#series[id]!++
+  }
+
+  #tierRefused(tier: string): void {
+    let id = this.#tiers.get(tier)
+    if (id === undefined) this.#tiers.set(tier, (id = this.series('fluxor_tier_refusals_total', { tier })))
+    this.#series[id]!++
+  }
+
+  /** Counts what the cache did for an exchange: the exchange's `cacheStatus`. */
+  cacheOutcome(status: string): void {
+    const scalar = CACHE_SCALAR.get(status)
+    if (scalar !== undefined) this.#scalars[scalar]!++
   }
 
   /**
@@ -334,6 +359,8 @@ export class ThreadMetrics {
     const slot = status > 0 && status < 600 ? STATUS_SLOT[status]! : 0
     this.#requests[(routeId * METHODS.length + methodId) * STATUS_LABELS.length + slot]!++
     this.#statuses[slot]!++
+    this.#scalars[SCALAR.bytesReceived]! += requestBytes
+    this.#scalars[SCALAR.bytesSent]! += responseBytes
 
     const figures = this.#figures
     const at = routeId * FIGURES

@@ -28,18 +28,18 @@ describe('a sample', () => {
   it('tells the rates of its second, whatever was counted before', () => {
     const { metrics, history, state } = setUp()
     const orders = metrics.routeId('orders')
-    for (let i = 0; i < 10; i++) metrics.count(orders, GET, 200, 10, 0, 1000, 0, 500)
+    for (let i = 0; i < 10; i++) metrics.count(orders, GET, 200, 10, 0, 1000, i < 4 ? 10 : 0, 500)
     metrics.count(orders, GET, 503, 1, 0, 100, 0, 600)
-    metrics.localReply('BACKPRESSURE', 'CCU_FULL')
+    metrics.localReply('BACKPRESSURE', 'CCU_FULL', 'gold')
     metrics.inc(metrics.series('fluxor_rate_limit_decisions_total', { rule: 'perIp', decision: 'limited' }), 4)
     metrics.inc(metrics.series('fluxor_rate_limit_decisions_total', { rule: 'perIp', decision: 'allowed' }), 9)
     metrics.add(SCALAR.cacheHits, 6)
     state.cpuMs = 250
-    state.admission = { ...NO_ADMISSION, ccu: 5, maxCCU: 10, queueWaits: 4, queueWaitMs: 40, tiers: [{ name: 'gold', ccu: 2, guarantee: 5, refused: 3 }] } // biome-ignore format: short
+    state.admission = { ...NO_ADMISSION, ccu: 5, maxCCU: 10, tiers: [{ name: 'gold', ccu: 2, guarantee: 5 }] } // biome-ignore format: short
     const sample = history.sample(1000)
     expect(sample).toMatchObject({
       t: ORIGIN + 1000, rps: 11, status2xx: 10, status5xx: 1, refused: 1, limited: 4, cacheHits: 6, cpu: 0.25,
-      ccu: 5, queueWaitMs: 10, uptimeSec: 1, tiers: [{ name: 'gold', refused: 3 }],
+      ccu: 5, queueWaitMs: 10, uptimeSec: 1, shed: 1, tiers: [{ name: 'gold', refused: 1 }],
     }) // biome-ignore format: a table
     expect(sample.refusals).toEqual({ 'BACKPRESSURE/CCU_FULL': 1 })
     expect(sample.limits).toEqual({ perIp: 4 })

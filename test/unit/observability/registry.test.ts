@@ -9,8 +9,8 @@ import { MetricsReader } from '../../../src/shared/metrics-reader.ts'
 const GET = methodId('GET')
 const admission: AdmissionFigures = {
   ccu: 30, maxCCU: 100, normalCCU: 67, inService: 25, workers: 50, queued: 5, queueCapacity: 50,
-  admitted: 100, completed: 60, aborted: 10, refused: 7, queueWaitMs: 40, queueWaits: 4,
-  tiers: [{ name: 'premium', ccu: 10, guarantee: 50, refused: 2 }],
+  admitted: 100, completed: 60, aborted: 10,
+  tiers: [{ name: 'premium', ccu: 10, guarantee: 50 }],
 } // biome-ignore format: a table
 
 function setUp() {
@@ -27,11 +27,10 @@ function setUp() {
   metrics.count(orders, GET, 200, 3, 0, 500, 0, 1000)
   metrics.count(orders, GET, 200, 30, 0, 500, 12, 1000)
   metrics.count(orders, methodId('POST'), 503, 20_000, 10, 50, 0, 1000)
-  metrics.localReply('BACKPRESSURE', 'CCU_FULL')
+  metrics.localReply('BACKPRESSURE', 'CCU_FULL', 'premium')
   metrics.inc(metrics.series('fluxor_rate_limit_decisions_total', { rule: 'per"Ip\n', decision: 'limited' }))
   metrics.add(SCALAR.poolWaitMs, 1500)
-  metrics.add(SCALAR.cacheHits, 3)
-  metrics.add(SCALAR.cacheMisses)
+  for (const status of ['hit', 'hit', 'hit', 'miss', 'made up']) metrics.cacheOutcome(status)
   return { metrics, reader, page }
 }
 
@@ -58,6 +57,9 @@ describe('the Prometheus page', () => {
       'config_last_reload_success 1',
       'fluxor_ccu_ledger_skew 0',
       'fluxor_tier_ccu{tier="premium"} 10',
+      'fluxor_tier_refusals_total{tier="premium"} 1',
+      'fluxor_admission_refused_total 1',
+      'fluxor_sent_bytes_total 1050',
       'fluxor_pool_wait_seconds_total 1.5',
       'fluxor_cache_requests_total{result="hit"} 3',
       'fluxor_local_replies_total{code="BACKPRESSURE",reason="CCU_FULL"} 1',
@@ -112,7 +114,7 @@ describe('GET /api/metrics', () => {
     const wallMs = performance.timeOrigin + 2000
     expect(metricsJson(reader, admission, wallMs, performance.timeOrigin)).toMatchObject({
       queue_size: 5, queue_utilization: 0.1, current_ccu: 30, ccu_utilization: 0.3, worker_utilization: 0.5,
-      total_requests: 3, successful_requests: 2, error_requests: 1, rejected_requests: 7, error_rate: 0.333333,
+      total_requests: 3, successful_requests: 2, error_requests: 1, rejected_requests: 1, error_rate: 0.333333,
       requests_per_second: 1.5, cache: { hits: 3, misses: 1, hit_rate: 0.75 }, pool: { wait_ms: 1500 },
       latency_ms: { max: 20_000 }, backpressure_active: false, uptime_seconds: 2,
     }) // biome-ignore format: a table
