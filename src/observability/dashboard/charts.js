@@ -118,7 +118,7 @@ export class Chart {
         {
           ...axis,
           grid: { show: false },
-          space: 70,
+          space: 54,
           size: 24,
           values: (_u, splits) =>
             splits.map((s) =>
