@@ -53,8 +53,7 @@ const COLON_BYTE = 58
 const MAX_METHOD_BYTES = 32
 /** Token bytes without the small letters. */
 const METHOD_BYTE = new Uint8Array(256)
-for (let c = 0; c < 256; c++) if (TOKEN[c] === c && (c < 97 || c > 122)) METHOD_BYTE[c] = 1
-for (let c = 65; c <= 90; c++) METHOD_BYTE[c] = 1
+for (let c = 0; c < 256; c++) if (TOKEN[c] !== 0 && (c < 97 || c > 122)) METHOD_BYTE[c] = 1
 /** Ints a field: name start, name end, value start, value end, id with flags (CANONICAL: the line is exactly `Name: value`). */
 const STRIDE = 5
 const CANONICAL = 0x1000
