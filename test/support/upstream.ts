@@ -15,6 +15,8 @@ export interface UpstreamRequest extends Message {
   bytes: Buffer
   /** Which connection it came on, counted from 1. */
   connection: number
+  /** What came behind it already; a script that takes the socket over (an upgrade) begins with it. */
+  rest: Buffer
 }
 
 /** Answers one request. A script that does nothing leaves the gateway waiting. */
@@ -95,7 +97,7 @@ export class RawUpstream {
     socket.on('end', () => socket.end())
     let buffer = Buffer.alloc(0)
     let headSeen = false
-    socket.on('data', (chunk) => {
+    const read = (chunk: Buffer) => {
       this.#bytes.push(chunk)
       buffer = Buffer.concat([buffer, chunk])
       for (;;) {
@@ -107,17 +109,21 @@ export class RawUpstream {
           headSeen = true
           const onHead = rule.early ? rule.script : rule.onHead
           const head = buffer.subarray(0, headEnd + 4)
-          onHead?.(socket, { ...readMessage(head, true, false)!, method, target, bytes: head, connection })
+          const rest = buffer.subarray(headEnd + 4)
+          onHead?.(socket, { ...readMessage(head, true, false)!, method, target, bytes: head, connection, rest })
         }
         const message = readMessage(buffer, false, false)
         if (message === undefined) return
-        const request = { ...message, method, target, bytes: buffer.subarray(0, message.byteLength), connection }
+        const bytes = buffer.subarray(0, message.byteLength)
         buffer = buffer.subarray(message.byteLength)
+        const request = { ...message, method, target, bytes, connection, rest: buffer }
         this.requests.push(request)
         if (!rule.early) rule.script(socket, request)
         headSeen = false
+        if (!socket.listeners('data').includes(read)) return
       }
-    })
+    }
+    socket.on('data', read)
   }
 }
 
