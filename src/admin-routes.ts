@@ -1,5 +1,6 @@
 /** What the admin and probes listeners serve. Thin: each entry asks the gateway and writes JSON. */
 
+import { ConfigError, formatProblem } from './config/problems.ts'
 import type { Gateway } from './gateway.ts'
 import type { AdminRoutes } from './listener/admin.ts'
 import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
@@ -27,6 +28,15 @@ export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: Adm
   const admin: AdminRoutes = {
     ...probes,
     'GET /upstreams': async (_request, response) => response.json(await gateway.upstreams()),
+    'POST /reload': async (_request, response) => {
+      try {
+        await gateway.requestReload()
+        response.json({ reloaded: true })
+      } catch (error) {
+        const problems = error instanceof ConfigError ? error.problems.map(formatProblem) : [(error as Error).message]
+        response.json({ reloaded: false, problems }, 422)
+      }
+    },
     'GET /config': async (_request, response) => {
       const { redact } = await import('./config/redact.ts')
       response.json(redact(gateway.config))

@@ -1,9 +1,12 @@
 /**
- * The running gateway as its owner sees it: threads, start, reload, drain, close. The supervisor of the data paths; it
- * has the admin listener and renders what is watched.
+ * The running gateway as its owner sees it: threads, start, reload, drain, close. The supervisor of the data paths: a
+ * thread that dies or stands still is replaced, and what it held is given back. It has the admin listener and renders
+ * what is watched. Starts, replacements and reloads take turns, so that no thread starts with a config of yesterday.
  */
 
+import { createServer } from 'node:net'
 import { availableParallelism } from 'node:os'
+import { getHeapStatistics } from 'node:v8'
 import { Worker } from 'node:worker_threads'
 import { compileAdminRoutes } from './admin-routes.ts'
 import type { Address } from './config/host-port.ts'
@@ -11,7 +14,9 @@ import type { Config } from './config/schema.ts'
 import { type AdminListener, createAdmin } from './listener/admin.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
+import { Places } from './policies/admission/places.ts'
 import type { Readiness, ThreadInfo } from './services.ts'
+import { LimiterTable } from './shared/limiter-table.ts'
 import { createSharedMemory, type SharedMemory } from './shared/memory.ts'
 import type { EndpointStatus } from './upstream/upstream.ts'
 import { type DataPath, LocalDataPath, type WorkerCall, type WorkerInit, type WorkerResult } from './worker.ts'
@@ -19,7 +24,17 @@ import { type DataPath, LocalDataPath, type WorkerCall, type WorkerInit, type Wo
 export interface GatewayOptions {
   /** A taken admin port is a warning: nobody asked for it. */
   readonly adminOptional?: boolean
+  /** What `POST /reload` does; rejects with what is wrong with the config. */
+  readonly reload?: () => Promise<void>
 }
+
+/** Where the kernel spreads connections over several listening sockets of one port. */
+const REUSE_PORT_PLATFORMS = ['linux', 'freebsd', 'dragonfly', 'sunos', 'aix']
+const SUPERVISE_EVERY_MS = 1000
+/** A thread that keeps dying is started again at growing intervals, up to this. */
+const LONGEST_RESTART_DELAY_MS = 10_000
+/** A thread that lived this long is started again at once. */
+const SETTLED_AFTER_MS = 10_000
 
 /** A port that cannot be had, and what to do about it. */
 export class ListenError extends Error {}
@@ -34,8 +49,12 @@ export class Gateway {
   /** Ports of the listeners in the order of the config, once started. */
   ports: number[] = []
   adminPort = 0
+  /** Threads that were replaced since the start. */
+  replaced = 0
   readonly #log: LineWriter
   readonly #options: GatewayOptions
+  #turn: Promise<unknown> = Promise.resolve()
+  #timer: NodeJS.Timeout | undefined
   #paths: DataPath[] = []
   #admins: AdminListener[] = []
   #state: 'starting' | 'running' | 'draining' | 'closed' = 'starting'
@@ -45,16 +64,22 @@ export class Gateway {
     const { threads } = config.server
     this.config = config
     this.#options = options
-    this.threads = threads === 'auto' ? availableParallelism() : threads
+    const wanted = threads === 'auto' ? availableParallelism() : threads
+    const several = REUSE_PORT_PLATFORMS.includes(process.platform)
+    this.threads = several ? wanted : 1
     this.memory = createSharedMemory(config, this.threads)
     const { file, level } = config.logging
     this.#log = new LineWriter({ ...(file !== undefined && { file }), turn: this.memory.logTurn, id: 0x7fff })
     this.logger = createLogger({ level, write: (line) => this.#log.write(line) })
+    if (wanted > 1 && !several) {
+      this.logger.warn('one thread: this system cannot share a port between several', { threads: wanted })
+    }
   }
 
   /** Rejects with a `ListenError` when a port cannot be bound; nothing runs then. */
   async start(): Promise<void> {
     try {
+      if (this.threads > 1) await this.#expectFreePorts()
       for (let thread = 0; thread < this.threads; thread++) await this.#startPath(thread)
       await this.#startAdmins()
     } catch (error) {
@@ -63,17 +88,31 @@ export class Gateway {
     }
     this.#state = 'running'
     this.#tellReadiness()
+    this.#timer = setInterval(() => this.#supervise(), SUPERVISE_EVERY_MS)
+    this.#timer.unref()
+  }
+
+  /** A shared port can be taken twice, also by a stranger: who starts a second gateway must hear of it. */
+  async #expectFreePorts(): Promise<void> {
+    for (const { address } of this.config.server.listen) {
+      if (address.port === 0) continue
+      const server = createServer()
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', (error) => reject(listenError(error, joinAddress(address), 'server.listen')))
+        server.listen({ host: address.host, port: address.port, exclusive: true }, () => server.close(() => resolve()))
+      })
+    }
   }
 
   async #startPath(thread: number): Promise<void> {
     const info: ThreadInfo = { thread, threads: this.threads }
     const { config, memory } = this
-    const path =
-      this.threads === 1 ? new LocalDataPath(config, memory, info) : new WorkerDataPath({ config, memory, info })
-    this.#paths.push(path)
+    const path = this.threads === 1 ? new LocalDataPath(config, memory, info) : this.#startThread(thread)
+    this.#paths[thread] = path
     try {
-      const ports = await path.listen(thread === 0 ? undefined : this.ports)
-      if (thread > 0) return
+      const known = this.ports.length > 0
+      const ports = await path.listen(known ? this.ports : undefined)
+      if (known) return
       this.ports = ports
       for (const [i, { address }] of config.server.listen.entries()) {
         this.logger.info('listening', {
@@ -87,6 +126,79 @@ export class Gateway {
         config.server.listen.map(({ address }) => joinAddress(address)).join(', '),
         'server.listen',
       )
+    }
+  }
+
+  #startThread(thread: number): WorkerDataPath {
+    const { config, memory, threads } = this
+    const path: WorkerDataPath = new WorkerDataPath({ config, memory, info: { thread, threads } }, (reason) => {
+      if (this.#paths[thread] === path) this.#lost(thread, path, reason)
+    })
+    return path
+  }
+
+  /** A thread is gone: what it held is given back, and another takes its place. */
+  #lost(thread: number, path: WorkerDataPath, reason: unknown): void {
+    this.#reclaim(thread)
+    if (this.#state !== 'running') return
+    const livedMs = performance.now() - path.startedMs
+    const failures = livedMs >= SETTLED_AFTER_MS ? 0 : path.failures + 1
+    const delayMs = failures === 0 ? 0 : Math.min(LONGEST_RESTART_DELAY_MS, 50 * 2 ** (failures - 1))
+    this.logger.error('a thread is gone and is replaced', {
+      thread,
+      err: reason,
+      livedMs: Math.round(livedMs),
+      delayMs,
+    })
+    this.replaced++
+    void this.#inTurn(async () => {
+      if (delayMs > 0) await new Promise((resolve) => setTimeout(resolve, delayMs))
+      if (this.#state !== 'running') return
+      try {
+        await this.#startPath(thread)
+        const next = this.#paths[thread] as WorkerDataPath
+        next.failures = failures
+        next.setReadiness(this.readiness)
+        this.logger.info('a thread was replaced', { thread })
+      } catch (error) {
+        if (error instanceof ThreadGone) return // told and tried again by its own end
+        this.logger.error('a thread could not be replaced', { thread, err: error })
+        const failed = this.#paths[thread] as WorkerDataPath
+        failed.failures = failures
+        failed.kill(error)
+      }
+    })
+  }
+
+  #reclaim(thread: number): void {
+    for (const places of this.memory.places.values()) new Places(places, this.threads, 0).reclaim(thread)
+    new LimiterTable(this.memory.limiter, 0).releaseThread(thread)
+    Atomics.compareExchange(this.memory.logTurn, 0, thread + 1, 0)
+  }
+
+  /** Starts, replacements and reloads run one after the other. */
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const result = this.#turn.then(work)
+    this.#turn = result.catch(() => {})
+    return result
+  }
+
+  #supervise(): void {
+    this.#watchThreads()
+    if (Object.values(this.config.upstreams).some(({ critical }) => critical)) void this.upstreams().catch(() => {})
+  }
+
+  /**
+   * Looks are counted, not time: after the whole process was stopped or suspended, every thread has its looks to move.
+   */
+  #watchThreads(): void {
+    const { threadStall } = this.config.server
+    if (threadStall === 0) return
+    const looks = Math.max(2, Math.ceil(threadStall / SUPERVISE_EVERY_MS))
+    for (const [thread, path] of this.#paths.entries()) {
+      if (!(path instanceof WorkerDataPath) || !path.listening) continue
+      if (path.looks(Atomics.load(this.memory.heartbeats, thread)) < looks) continue
+      path.kill(new Error(`it stood still for ${looks} s`))
     }
   }
 
@@ -123,26 +235,57 @@ export class Gateway {
     }
   }
 
-  /** Takes a new config in all threads, or rejects and keeps the old one. */
-  async reload(config: Config): Promise<void> {
-    const memory = createSharedMemory(config, this.threads, this.memory)
-    const before = { config: this.config, memory: this.memory }
-    try {
-      for (const [i, path] of this.#paths.entries()) {
-        try {
-          await path.reload(config, memory)
-        } catch (error) {
-          for (const earlier of this.#paths.slice(0, i + 1)) await earlier.reload(before.config, before.memory)
-          throw error
-        }
+  /**
+   * Takes a new config in all threads, or in none: rejects, and everything is as before. What only a restart can change
+   * stays as it is, with a warning.
+   */
+  reload(config: Config): Promise<void> {
+    return this.#inTurn(async () => {
+      const next = this.#keepBound(config)
+      const memory = createSharedMemory(next, this.threads, this.memory)
+      try {
+        await this.#onPaths((path) => path.prepare(next, memory))
+      } catch (error) {
+        await this.#onPaths((path) => path.rollback()).catch((err: unknown) =>
+          this.logger.error('the config of before could not be taken again', { err }),
+        )
+        this.reloadFailed()
+        throw error
       }
-    } catch (error) {
-      this.reloadFailed()
-      throw error
+      this.config = next
+      this.memory = memory
+      await this.#onPaths((path) => path.commit())
+      this.lastReload = { success: true, lastSuccessMs: Date.now() }
+    })
+  }
+
+  /** Asks all threads; rejects when one does. One that has died meanwhile starts anew with the config of then. */
+  async #onPaths(ask: (path: DataPath) => Promise<void>): Promise<void> {
+    const results = await Promise.allSettled(this.#paths.map(ask))
+    for (const result of results) {
+      if (result.status === 'rejected' && !(result.reason instanceof ThreadGone)) throw result.reason
     }
-    this.config = config
-    this.memory = memory
-    this.lastReload = { success: true, lastSuccessMs: Date.now() }
+  }
+
+  /** Sockets are bound and threads started once. */
+  #keepBound(config: Config): Config {
+    const { listen, admin, probes, threads } = this.config.server
+    const kept = { listen, admin, probes, threads }
+    const changed = (Object.keys(kept) as (keyof typeof kept)[]).filter(
+      (key) => JSON.stringify(config.server[key]) !== JSON.stringify(kept[key]),
+    )
+    for (const key of changed)
+      this.logger.warn(`server.${key} has changed: that needs a restart`, { key: `server.${key}` })
+    if (config.logging.file !== this.config.logging.file) {
+      this.logger.warn('logging.file has changed: that needs a restart', { key: 'logging.file' })
+    }
+    return changed.length === 0 ? config : { ...config, server: { ...config.server, ...kept } as Config['server'] }
+  }
+
+  /** Asked for by the admin listener. */
+  async requestReload(): Promise<void> {
+    if (this.#options.reload === undefined) throw new Error('there is no file to load')
+    await this.#options.reload()
   }
 
   reloadFailed(): void {
@@ -161,7 +304,8 @@ export class Gateway {
 
   /** Endpoints by upstream, all threads together: in flight is summed, the worst state is told. */
   async upstreams(): Promise<Record<string, EndpointStatus[]>> {
-    const [first, ...others] = await Promise.all(this.#paths.map((path) => path.upstreams()))
+    const answers = await Promise.allSettled(this.#paths.map((path) => path.upstreams()))
+    const [first, ...others] = answers.filter((answer) => answer.status === 'fulfilled').map(({ value }) => value)
     for (const other of others) {
       for (const [name, endpoints] of Object.entries(other)) {
         for (const endpoint of endpoints) {
@@ -193,7 +337,7 @@ export class Gateway {
 
   async reopenLogs(): Promise<void> {
     await this.#log.reopen()
-    await Promise.all(this.#paths.map((path) => path.reopenLogs()))
+    await this.#onPaths((path) => path.reopenLogs())
   }
 
   /**
@@ -206,27 +350,48 @@ export class Gateway {
     this.#tellReadiness()
     this.logger.info('draining', { readinessDelayMs: readinessDelay, drainMs: drain })
     if (readinessDelay > 0) await new Promise((resolve) => setTimeout(resolve, readinessDelay))
-    const cut = await Promise.all(this.#paths.map((path) => path.drain(drain)))
-    return cut.reduce((sum, n) => sum + n, 0)
+    const cut = await Promise.allSettled(this.#paths.map((path) => path.drain(drain)))
+    return cut.reduce((sum, answer) => sum + (answer.status === 'fulfilled' ? answer.value : 0), 0)
+  }
+
+  /** The last words of a process that cannot go on. */
+  die(message: string, err: unknown): void {
+    this.logger.fatal(message, { err })
+    this.#log.flushSync()
   }
 
   async close(): Promise<void> {
     this.#state = 'closed'
+    clearInterval(this.#timer)
     await Promise.all([...this.#admins.map((admin) => admin.close()), ...this.#paths.map((path) => path.close())])
     this.#paths = []
     await this.#log.close()
   }
 }
 
+/** The thread that was asked is no more. */
+class ThreadGone extends Error {}
+
 /** A data path in a worker thread. */
 class WorkerDataPath implements DataPath {
+  readonly startedMs = performance.now()
+  /** Starts in a row that did not last. */
+  failures = 0
+  listening = false
   readonly #worker: Worker
   readonly #calls = new Map<number, { resolve(value: never): void; reject(error: Error): void }>()
   #nextId = 0
+  #gone = false
+  #reason: unknown
+  #heartbeat = -1
+  #looks = 0
 
-  constructor(init: WorkerInit) {
+  /** @param onGone told once when the thread has ended without being asked to, and why */
+  constructor(init: WorkerInit, onGone: (reason: unknown) => void) {
     this.#worker = new Worker(new URL(`./worker.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`, import.meta.url), {
       workerData: init,
+      // Out of memory ends the thread, not the process.
+      resourceLimits: { maxOldGenerationSizeMb: Math.floor(getHeapStatistics().heap_size_limit / 2 ** 20) },
     })
     this.#worker.on('message', ({ id, value, error }: WorkerResult) => {
       const call = this.#calls.get(id)
@@ -234,24 +399,58 @@ class WorkerDataPath implements DataPath {
       if (error === undefined) call?.resolve(value as never)
       else call?.reject(Object.assign(new Error(error.message), error))
     })
+    this.#worker.on('error', (error) => {
+      this.#reason ??= error
+    })
+    this.#worker.on('exit', (code) => {
+      this.#gone = true
+      const gone = new ThreadGone(`the thread has ended (${String(this.#reason ?? code)})`)
+      for (const call of this.#calls.values()) call.reject(gone)
+      this.#calls.clear()
+      onGone(this.#reason ?? gone)
+    })
+  }
+
+  /** Ends the thread from outside, whatever it is doing. */
+  kill(reason: unknown): void {
+    this.#reason ??= reason
+    void this.#worker.terminate()
+  }
+
+  /** Looks in a row at which the heartbeat had not moved. */
+  looks(heartbeat: number): number {
+    this.#looks = heartbeat === this.#heartbeat ? this.#looks + 1 : 0
+    this.#heartbeat = heartbeat
+    return this.#looks
   }
 
   #call<T>(method: keyof DataPath, ...args: unknown[]): Promise<T> {
+    if (this.#gone) return Promise.reject(new ThreadGone('the thread has ended'))
     const id = this.#nextId++
     this.#worker.postMessage({ id, method, args } satisfies WorkerCall)
     return new Promise((resolve, reject) => this.#calls.set(id, { resolve, reject }))
   }
 
-  listen(ports: readonly number[] | undefined): Promise<number[]> {
-    return this.#call('listen', ports)
+  async listen(ports: readonly number[] | undefined): Promise<number[]> {
+    const bound = await this.#call<number[]>('listen', ports)
+    this.listening = true
+    return bound
   }
 
-  reload(config: Config, memory: SharedMemory): Promise<void> {
-    return this.#call('reload', config, memory)
+  prepare(config: Config, memory: SharedMemory): Promise<void> {
+    return this.#call('prepare', config, memory)
+  }
+
+  commit(): Promise<void> {
+    return this.#call('commit')
+  }
+
+  rollback(): Promise<void> {
+    return this.#call('rollback')
   }
 
   setReadiness(readiness: Readiness): void {
-    void this.#call('setReadiness', readiness)
+    this.#call('setReadiness', readiness).catch(() => {})
   }
 
   upstreams(): Promise<Record<string, EndpointStatus[]>> {
@@ -267,7 +466,7 @@ class WorkerDataPath implements DataPath {
   }
 
   async close(): Promise<void> {
-    await this.#call('close')
+    await this.#call('close').catch(() => {})
     await this.#worker.terminate()
   }
 }

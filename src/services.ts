@@ -59,6 +59,8 @@ export class Services {
   onKeysChanged: () => void = () => {}
   readonly #log: LineWriter
   readonly #redis = new Map<string, RedisDoor>()
+  /** Scopes of routes that are no more, while somebody is inside. */
+  readonly #leaving = new Set<Scope>()
   #filesCheckedMs = 0
   #accessWriter: LineWriter | undefined
   #accessKey = ''
@@ -76,7 +78,10 @@ export class Services {
     this.clock.start()
   }
 
-  /** Takes the settings of the next snapshot. Throws before anything has changed, or not at all. */
+  /**
+   * Takes the settings of the next snapshot: makes what is new, changes what stays, lets nothing go yet. When it throws, or
+   * the snapshot cannot be compiled, the settings of before are taken again.
+   */
   configure(config: Config, memory: SharedMemory): void {
     this.config = config
     this.memory = memory
@@ -91,6 +96,22 @@ export class Services {
   /** After a snapshot was compiled: what only earlier ones used is let go. */
   settle(config: Config): void {
     this.keySets.retain(config.identity)
+    for (const [name, upstream] of this.upstreams) {
+      if (config.upstreams[name] !== undefined) continue
+      this.upstreams.delete(name)
+      upstream.retire()
+    }
+    for (const [name, door] of this.#redis) {
+      if (config.redis[name] !== undefined) continue
+      this.#redis.delete(name)
+      void door.close()
+    }
+    const scoped = new Set([GLOBAL_SCOPE, ...config.routes.filter((r) => r.admission !== undefined).map((r) => r.name)])
+    for (const [name, scope] of this.scopes) {
+      if (scoped.has(name)) continue
+      this.scopes.delete(name)
+      this.#leaving.add(scope)
+    }
   }
 
   /** Header names that only the gateway may set; null: none. */
@@ -129,11 +150,6 @@ export class Services {
       const onChange = (up: boolean, reason: string) =>
         this.logger.warn(up ? 'redis is back' : 'redis is down', { redis: name, reason })
       this.#redis.set(name, openRedis(name, settings, { onChange }))
-    }
-    for (const [name, door] of this.#redis) {
-      if (config.redis[name] !== undefined) continue
-      this.#redis.delete(name)
-      void door.close()
     }
   }
 
@@ -198,11 +214,6 @@ export class Services {
         )
       }
     }
-    for (const [name, upstream] of this.upstreams) {
-      if (config.upstreams[name] !== undefined) continue
-      this.upstreams.delete(name)
-      upstream.retire()
-    }
   }
 
   admissionFigures(): AdmissionFigures {
@@ -226,6 +237,10 @@ export class Services {
       if (this.keySets.files().length > 0) this.#checkKeyFiles()
     }
     for (const scope of this.scopes.values()) scope.tick(nowMs)
+    for (const scope of this.#leaving) {
+      scope.tick(nowMs)
+      if (scope.places.ccu === 0) this.#leaving.delete(scope)
+    }
     let open = 0
     let idle = 0
     let waiting = 0

@@ -11,12 +11,19 @@ import type { SharedMemory } from './shared/memory.ts'
 import { Snapshot } from './snapshot.ts'
 import type { EndpointStatus } from './upstream/upstream.ts'
 
+/** Time for the last refusals to reach their clients before connections are cut. */
+const REFUSALS_LEAVE_MS = 100
+
 /** What the supervisor asks of a data path, in whichever thread. */
 export interface DataPath {
   /** Binds the listeners; returns their ports. @param ports to bind, where the config says 0 */
   listen(ports: readonly number[] | undefined): Promise<number[]>
-  /** Takes a new config, or rejects and keeps the old one. */
-  reload(config: Config, memory: SharedMemory): Promise<void>
+  /** Builds what a new config needs beside what runs. Rejects when that cannot be; then `rollback()` is called. */
+  prepare(config: Config, memory: SharedMemory): Promise<void>
+  /** Traffic goes by the prepared config from now on. */
+  commit(): Promise<void>
+  /** Undoes `prepare`, also a failed one. */
+  rollback(): Promise<void>
   setReadiness(readiness: Readiness): void
   upstreams(): Promise<Record<string, EndpointStatus[]>>
   reopenLogs(): Promise<void>
@@ -30,6 +37,8 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   snapshot: Snapshot
   draining = false
   #listeners: FastListener[] = []
+  #next: Snapshot | undefined
+  #before: { config: Config; memory: SharedMemory } | undefined
 
   constructor(config: Config, memory: SharedMemory, info: ThreadInfo) {
     this.services = new Services(info, memory, config)
@@ -38,6 +47,7 @@ export class LocalDataPath implements DataPath, ListenerOwner {
     this.services.onKeysChanged = () => {
       this.snapshot = new Snapshot(this.snapshot.config, this.services)
     }
+    this.services.clock.add({ tick: () => Atomics.add(memory.heartbeats, info.thread, 1) })
   }
 
   async listen(ports: readonly number[] | undefined): Promise<number[]> {
@@ -51,10 +61,26 @@ export class LocalDataPath implements DataPath, ListenerOwner {
     return bound
   }
 
-  async reload(config: Config, memory: SharedMemory): Promise<void> {
+  async prepare(config: Config, memory: SharedMemory): Promise<void> {
+    this.#before = { config: this.services.config, memory: this.services.memory }
     this.services.configure(config, memory)
-    this.snapshot = new Snapshot(config, this.services)
-    this.services.settle(config)
+    this.#next = new Snapshot(config, this.services)
+  }
+
+  async commit(): Promise<void> {
+    this.#before = undefined
+    if (this.#next === undefined) return
+    this.snapshot = this.#next
+    this.#next = undefined
+    this.services.settle(this.snapshot.config)
+  }
+
+  async rollback(): Promise<void> {
+    const before = this.#before
+    this.#before = this.#next = undefined
+    if (before === undefined) return
+    this.services.configure(before.config, before.memory)
+    this.services.settle(before.config)
   }
 
   setReadiness(readiness: Readiness): void {
@@ -78,6 +104,9 @@ export class LocalDataPath implements DataPath, ListenerOwner {
     })
     await Promise.race([Promise.all(this.#listeners.map((listener) => listener.drain())), timeout])
     clearTimeout(timer)
+    let waiting = false
+    for (const scope of this.services.scopes.values()) waiting = scope.refuseAll() > 0 || waiting
+    if (waiting) await new Promise((resolve) => setTimeout(resolve, REFUSALS_LEAVE_MS))
     return this.#listeners.reduce((cut, listener) => cut + listener.cut(), 0)
   }
 

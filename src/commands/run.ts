@@ -2,7 +2,7 @@
 
 import { type LoadedConfig, loadConfig, type QuickOptions, quickConfig } from '../config/load.ts'
 import { ConfigError, formatProblem } from '../config/problems.ts'
-import { watchConfig } from '../config/watch.ts'
+import { type ConfigWatch, watchConfig } from '../config/watch.ts'
 import { Gateway, ListenError } from '../gateway.ts'
 import { EXIT } from './cli.ts'
 
@@ -15,10 +15,35 @@ export interface RunOptions {
 export async function runGateway({ configPath, quick, watch }: RunOptions): Promise<number> {
   const load = (): LoadedConfig => (quick === undefined ? loadConfig(configPath!) : quickConfig(quick))
   const loaded = load() // a ConfigError is told by the command line
-  const gateway = new Gateway(loaded.config, { adminOptional: quick !== undefined && quick.admin === undefined })
+  let watching: ConfigWatch | undefined
+  const reload = async (): Promise<void> => {
+    try {
+      const next = load()
+      await gateway.reload(next.config)
+      watching?.update(next.files)
+      logger.info('config reloaded', { file: configPath })
+      warn(next)
+    } catch (error) {
+      gateway.reloadFailed()
+      if (error instanceof ConfigError)
+        for (const problem of error.problems) logger.error(`config not taken: ${formatProblem(problem)}`)
+      else logger.error('config not taken', { err: error })
+      throw error
+    }
+  }
+  const gateway = new Gateway(loaded.config, {
+    adminOptional: quick !== undefined && quick.admin === undefined,
+    ...(quick === undefined && { reload }),
+  })
   const { logger } = gateway
-  for (const warning of loaded.warnings)
-    logger.warn(`${warning.path}: ${warning.message}`, { file: warning.file, line: warning.line })
+  const warn = ({ warnings }: LoadedConfig) => {
+    for (const { path, message, file, line } of warnings) logger.warn(`${path}: ${message}`, { file, line })
+  }
+  warn(loaded)
+  process.on('uncaughtException', (error) => {
+    gateway.die('the gateway is broken and ends', error)
+    process.exit(EXIT.failed)
+  })
   try {
     await gateway.start()
   } catch (error) {
@@ -27,25 +52,9 @@ export async function runGateway({ configPath, quick, watch }: RunOptions): Prom
     return EXIT.failed
   }
 
-  let reloading: Promise<void> = Promise.resolve()
-  const reload = () => {
-    reloading = reloading.then(async () => {
-      try {
-        const next = load()
-        await gateway.reload(next.config)
-        watching?.close()
-        if (watch) watching = watchConfig(next.files, reload)
-        logger.info('config reloaded', { file: configPath })
-      } catch (error) {
-        gateway.reloadFailed()
-        if (error instanceof ConfigError)
-          for (const problem of error.problems) logger.error(`config not taken: ${formatProblem(problem)}`)
-        else logger.error('config not taken', { err: error })
-      }
-    })
-  }
-  let watching = watch ? watchConfig(loaded.files, reload) : undefined
-  process.on('SIGHUP', reload)
+  const reloadInBackground = () => void reload().catch(() => {}) // told in the log
+  if (watch) watching = watchConfig(loaded.files, reloadInBackground)
+  process.on('SIGHUP', reloadInBackground)
   process.on(
     'SIGUSR2',
     () => void gateway.reopenLogs().catch((err: unknown) => logger.error('log not reopened', { err })),

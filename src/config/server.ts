@@ -5,7 +5,7 @@
 
 import { z } from 'zod'
 import { address, cidr } from './address.ts'
-import { bytes, duration, oneOrMore, secret } from './types.ts'
+import { bytes, duration, fieldName, oneOrMore, secret } from './types.ts'
 
 const listenerTls = z
   .strictObject({
@@ -30,6 +30,20 @@ const listenerTls = z
       .enum(['require', 'optional'])
       .default('require')
       .describe('With `clientCa`: whether a client without a certificate is refused.'),
+    clientAllow: z
+      .array(z.string().min(1))
+      .default([])
+      .describe('Common and alternative names of the client certificates that are let in. Empty: all of that CA.'),
+    clientHeaders: z
+      .record(fieldName(), z.enum(['subject', 'commonName', 'san', 'serial', 'fingerprint']))
+      .default({})
+      .describe(
+        "Request fields made of the client's certificate, such as `x-client-cert: subject`. The client's own fields of these names are dropped, on every route.",
+      ),
+    ciphers: z
+      .enum(['intermediate', 'modern'])
+      .default('intermediate')
+      .describe('Cipher suites, as Mozilla recommends them. modern: those of TLS 1.3 alone.'),
   })
   .describe('Serves HTTPS.')
 
@@ -72,6 +86,9 @@ export const serverConfig = z.strictObject({
     .union([z.literal('auto'), z.int().min(1).max(256)])
     .default(1)
     .describe('Data path threads. `auto`: one a core.'),
+  threadStall: duration()
+    .prefault('10s')
+    .describe('With more than one thread: one that stands still for this long is replaced. 0: none is.'),
   trustedProxies: z
     .array(cidr())
     .default([])
@@ -108,6 +125,9 @@ export const serverConfig = z.strictObject({
       tunnelIdle: duration()
         .prefault('10m')
         .describe('A WebSocket or an event stream without traffic in either direction.'),
+      tunnelLifetime: duration()
+        .prefault(0)
+        .describe('Age at which a WebSocket is closed with 1001, so that clients spread anew. 0: no limit.'),
     })
     .prefault({})
     .describe('How long a client may take.'),

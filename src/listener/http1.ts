@@ -52,6 +52,8 @@ export interface ConnectionHost {
 /** After an answer that came before the request's end, this much of the rest is read, for so long. */
 const LINGER_BYTES = 256 * 1024
 const LINGER_MS = 1000
+/** How long an idle connection may still bring a request when the end has come. */
+const IDLE_DRAIN_MS = 700
 /** Pipelined bytes kept while an exchange runs; reading pauses beyond. */
 const MAX_PENDING_BYTES = 64 * 1024
 
@@ -462,18 +464,21 @@ export class Http1Connection implements ClientStream {
     }
     if (this.#deadlineMs > nowMs) return
     this.#deadlineMs = Number.POSITIVE_INFINITY
-    if (this.#state === HEAD) this.#refuse(this.#open(), 'headerTimeout', 'the head did not arrive in time')
+    if (this.#state === IDLE && this.#host.draining) this.#linger()
+    else if (this.#state === HEAD) this.#refuse(this.#open(), 'headerTimeout', 'the head did not arrive in time')
     else if (this.#state === EXCHANGE && this.#body.wanted && !this.#body.complete && !this.#headSent) {
       this.bodyFailed('bodyTimeout', 'the body did not arrive in time')
     } else if (this.#state === IDLE) this.#linger()
     else this.destroy()
   }
 
-  /** Draining: an idle connection closes now, a busy one after its answer. */
+  /**
+   * Draining: a busy connection closes after its answer, an idle one soon. Not at once: its next request may be on the way,
+   * and a client that is told by `Connection: close` loses nothing.
+   */
   drain(): void {
-    if (this.#state === IDLE) {
-      this.#linger()
-    } else this.#close = true
+    if (this.#state === IDLE) this.#deadlineMs = this.#host.clock.coarseMs + IDLE_DRAIN_MS
+    else this.#close = true
   }
 }
 

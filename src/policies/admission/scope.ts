@@ -117,12 +117,14 @@ export class Scope {
     }
   }
 
-  /** Everybody who waits is told no: the end of the drain. */
-  refuseAll(): void {
+  /** Everybody who waits is told no: the end of the drain. Returns how many. */
+  refuseAll(): number {
+    const refused = this.#queue.size
     for (const waiter of this.#queue) {
       this.leave(waiter)
       waiter.done(false)
     }
+    return refused
   }
 
   /**
