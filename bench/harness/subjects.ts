@@ -308,7 +308,20 @@ sub vcl_backend_response { set beresp.ttl = 1h; }
   },
 }
 
-/** A peer written for Node: bench/peers/FILE, told its port and the upstream's by the environment. */
+/** Runs bench/peers/FILE, which reads its port and what else it needs from the environment. */
+export async function startNode(file: string, env: Record<string, string>, core = PROXY_CORE): Promise<Running> {
+  const port = await freePort()
+  const command = [process.execPath, peer(file)]
+  return launch({
+    command,
+    port,
+    folder: temporaryFolder(),
+    env: { PORT: `${port}`, NODE_ENV: 'production', ...env },
+    core,
+  })
+}
+
+/** A peer written for Node; left out when the package it needs is not installed. */
 function nodePeer(name: string, file: string, packageName?: string): Subject {
   return {
     name,
@@ -316,12 +329,7 @@ function nodePeer(name: string, file: string, packageName?: string): Subject {
       packageName === undefined ||
       existsSync(fileURLToPath(new URL(`../../node_modules/${packageName}`, import.meta.url))),
     version: () => `node ${process.version}`,
-    async start(upstreamPort) {
-      const folder = temporaryFolder()
-      const port = await freePort()
-      const env = { PORT: `${port}`, UPSTREAM_PORT: `${upstreamPort}`, BODY: SMALL_JSON, NODE_ENV: 'production' }
-      return launch({ command: [process.execPath, peer(file)], port, folder, env })
-    },
+    start: (upstreamPort) => startNode(file, { UPSTREAM_PORT: `${upstreamPort}`, BODY: SMALL_JSON }),
   }
 }
 
