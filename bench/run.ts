@@ -53,13 +53,15 @@ for (const name of positionals.length > 0 ? positionals : known) {
   const { question } = (await import(`./${name}.ts`)) as { question: Question }
   console.log(`\n${name}: ${question.asks}`)
   let answer: Answer
-  if (question.compare !== undefined) {
-    answer = await compare(question.compare, options)
-    printComparison(answer, question.compare.baseline)
-  } else {
-    answer = await question.measure!(options)
-    printTable(answer.rows)
+  try {
+    answer = question.compare ? await compare(question.compare, options) : await question.measure!(options)
+  } catch (error) {
+    unmet++
+    console.log(`NOT MET  no answer: ${(error as Error).message}`)
+    continue
   }
+  if ('subjects' in answer) printComparison(answer, question.compare!.baseline)
+  else printTable(answer.rows)
   for (const verdict of answer.verdicts) {
     if (!verdict.met) unmet++
     console.log(`${verdict.met ? 'met    ' : 'NOT MET'}  ${verdict.text}`)
