@@ -12,7 +12,7 @@ import { normalisePath } from './http/path.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { RequestFrame } from './http1/framing.ts'
 import type { HeadError, HeadLimits } from './http1/message-head.ts'
-import type { ClientTimeouts } from './listener/http1.ts'
+import type { ClientTimeouts } from './listener/connection.ts'
 import { LocalReply, type LocalReplyCode } from './local-reply.ts'
 import { compileFinished, compileRoute } from './pipeline.ts'
 import { type RouteMatch, Router } from './routing/router.ts'
@@ -44,8 +44,9 @@ export class Snapshot {
   readonly config: Config
   readonly limits: HeadLimits
   readonly timeouts: ClientTimeouts
+  readonly forward: ForwardOptions
   readonly router: Router<Route>
-  readonly #services: Services
+  readonly services: Services
   readonly #trusted: TrustedProxies
   readonly #trustsNobody: boolean
   readonly #finishedWithoutRoute: ReturnType<typeof compileFinished>
@@ -57,10 +58,10 @@ export class Snapshot {
     this.limits = { headBytes: limits.headerBytes, fields: limits.headers, targetBytes: limits.uriBytes }
     const { header, body, idle, request } = config.server.timeouts
     this.timeouts = { headerMs: header, bodyMs: body, idleMs: idle, requestMs: request }
-    this.#services = services
+    this.services = services
     this.#trusted = compileTrustedProxies(trustedProxies)
     this.#trustsNobody = trustedProxies.length === 0
-    const forward: ForwardOptions = {
+    this.forward = {
       host: '',
       dropUnderscores: underscoreHeaders === 'drop',
       reservedNames: services.reservedNames(config),
@@ -73,7 +74,7 @@ export class Snapshot {
           name: route.name,
           match: route.match,
           config: route,
-          handle: compileRoute(route, { services, forward }),
+          handle: compileRoute(route, { services, forward: this.forward }),
         }
       }),
     )
@@ -85,12 +86,12 @@ export class Snapshot {
     try {
       this.#handle(x, frame)
     } catch (error) {
-      fail(x, error, this.#services)
+      fail(x, error, this.services)
     }
   }
 
   #handle(x: Exchange, frame: RequestFrame): void {
-    this.#identify(x)
+    this.identify(x)
     x.authority = frame.authority
     x.connectionNames = frame.connectionNames
     const { target } = frame
@@ -112,7 +113,7 @@ export class Snapshot {
       return
     }
     x.path = path
-    const { route, allow } = this.#find(x)
+    const { route, allow } = this.find(x)
     if (route === undefined || request.method === 'TRACE') {
       x.onFinish(this.#finishedWithoutRoute)
       if (request.method === 'TRACE') refuse(x, TRACE)
@@ -124,7 +125,8 @@ export class Snapshot {
     route.handle(x)
   }
 
-  #find(x: Exchange): RouteMatch<Route> {
+  /** The route of an exchange whose path and authority are known. */
+  find(x: Exchange): RouteMatch<Route> {
     const { path, query, request } = x
     const { method } = request
     const input = { path, query, method, authority: x.authority.toLowerCase(), head: request }
@@ -141,7 +143,7 @@ export class Snapshot {
   }
 
   /** Who and which: what logs need even of a request that is refused. */
-  #identify(x: Exchange): void {
+  identify(x: Exchange): void {
     const { client, request } = x
     const id = request.value(FIELD_ID['x-request-id'])
     x.requestId = id !== undefined && REQUEST_ID.test(id) ? id : nextRequestId()
@@ -154,7 +156,7 @@ export class Snapshot {
 
   /** A request that the listener could not take. */
   refuse(x: Exchange, refusal: Refusal, detail: string): void {
-    if (x.requestId === '') this.#identify(x)
+    if (x.requestId === '') this.identify(x)
     if (x.route === undefined) x.onFinish(this.#finishedWithoutRoute)
     const code = typeof refusal === 'string' ? REFUSAL_CODES[refusal] : ERROR_CODES[refusal.kind]
     refuse(x, new LocalReply(code, { detail, close: true }))

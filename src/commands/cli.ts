@@ -63,6 +63,18 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     arguments: 1,
     run: async (invocation) => (await import('./check.ts')).check(invocation),
   },
+  explain: {
+    summary: 'Tells what would become of a request, and why.',
+    usage: '-c FILE [METHOD] URL [-H "Name: value" …] [--peer ADDRESS] [--json]',
+    options: {
+      config: CONFIG,
+      header: { type: 'string', short: 'H', multiple: true, value: 'LINE', describe: 'A field of the request.' },
+      peer: { type: 'string', value: 'ADDRESS', describe: 'Where it comes from; default 127.0.0.1.' },
+      json: { type: 'boolean', describe: 'As JSON.' },
+    },
+    arguments: 2,
+    run: async (invocation) => (await import('./explain.ts')).explain(invocation),
+  },
   schema: {
     summary: 'Prints the JSON Schema of the config file.',
     usage: '[--check FILE]',

@@ -44,7 +44,10 @@ export const loggingConfig = z.strictObject({
 export type LoggingConfig = z.output<typeof loggingConfig>
 
 export const tracingConfig = z.strictObject({
-  traceparent: z.boolean().default(true).describe('Passes W3C trace context on, and starts it where there is none.'),
+  traceparent: z
+    .boolean()
+    .default(false)
+    .describe('Starts a W3C trace where a request brings none. One that comes is always passed on.'),
   otlp: z
     .strictObject({
       endpoint: httpUrl().describe('OTLP over HTTP: `http://collector:4318/v1/traces`.'),

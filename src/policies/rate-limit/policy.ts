@@ -81,6 +81,42 @@ function needsIdentity(rule: RateLimitRuleConfig): boolean {
   return rule.tiers !== undefined || rule.key.some((part) => part === 'apiKey' || part.startsWith('claim:'))
 }
 
+/** How a request stands with one rule, without being counted. */
+export interface RateLimitLook {
+  readonly rule: string
+  /** What it is counted by: `ip:192.0.2.1`. */
+  readonly key: string
+  readonly policy: string
+  readonly shadow: boolean
+  /** Undefined for a rule in Redis, which is not asked. */
+  readonly remaining: number | undefined
+  readonly allowed: boolean | undefined
+}
+
+/** For `explain`: all rules of a route, changing nothing. */
+export function compileRateLimitLook(
+  names: readonly string[] | undefined,
+  config: RateLimitsConfig,
+  deps: RateLimitDeps,
+): (x: Exchange) => RateLimitLook[] {
+  const rules = (names ?? []).map((name) => new BoundRule(name, config[name]!, deps))
+  const now = deps.now ?? sharedNowMs
+  return (x) =>
+    rules.map((bound) => {
+      bound.prepare(x)
+      const { name: rule, shadow, variant, redis, out } = bound
+      if (!redis) deps.table.update(bound.hashA, bound.hashB, now(), variant.rule, PEEK, out)
+      return {
+        rule,
+        shadow,
+        key: bound.subject(x),
+        policy: variant.policy,
+        remaining: redis ? undefined : out.remaining,
+        allowed: redis ? undefined : out.remaining >= variant.rule.cost,
+      }
+    })
+}
+
 /** A rule with the numbers of one tier (or of none). */
 interface Variant {
   readonly rule: LimiterRule
