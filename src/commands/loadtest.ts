@@ -14,7 +14,7 @@ import { parseDuration } from '../config/types.ts'
 import { isReservedField } from '../http/reserved-fields.ts'
 import { capacityResult, findKnee, type Step } from '../loadtest/capacity.ts'
 import { type LoadPlan, peakRate, type Target } from '../loadtest/load-plan.ts'
-import { LOADTEST_OPTIONS, LOADTEST_SUMMARY, LOADTEST_USAGE } from '../loadtest/options.ts'
+import { LOADTEST_OPTIONS, LOADTEST_SUMMARY, LOADTEST_USAGE, type OptionDescriptor } from '../loadtest/options.ts'
 import { createProbe, type ProbeSample } from '../loadtest/probe.ts'
 import { intervalFor, sum } from '../loadtest/recording.ts'
 import { capacityReport, loadReport } from '../loadtest/report/html.ts'
@@ -60,7 +60,10 @@ type Values = Partial<Record<keyof typeof LOADTEST_OPTIONS, string | boolean | s
 /** The command with its arguments still in one list. Never throws. */
 export async function loadtestCommand(argv: readonly string[]): Promise<number> {
   if (argv.includes('--help') || argv.includes('-h')) {
-    console.log(`${LOADTEST_SUMMARY}\n\nUsage: fluxor-gateway loadtest ${LOADTEST_USAGE}`)
+    const rows = Object.entries<OptionDescriptor>(LOADTEST_OPTIONS).map(([name, { value, describe }]) => {
+      return `  ${`--${name} ${value ?? ''}`.padEnd(34)}  ${describe}`
+    })
+    console.log(`${LOADTEST_SUMMARY}\n\nUsage: fluxor-gateway loadtest ${LOADTEST_USAGE}\n\n${rows.join('\n')}`)
     return EXIT.ok
   }
   try {

@@ -74,7 +74,7 @@ export class Connections implements Transport {
     const connection = new Connection(origin, this)
     if (user >= 0 && own === undefined) {
       this.#ofUser.set(user, connection)
-      connection.owned = true
+      connection.user = user
     }
     return connection
   }
@@ -82,7 +82,7 @@ export class Connections implements Transport {
   /** Called by a connection when its exchange is over. */
   ended(connection: Connection, status: number, outcome: Outcome, error?: string): void {
     this.#busy.delete(connection)
-    if (!connection.owned) this.#idle.get(connection.origin)!.push(connection)
+    if (connection.user < 0) this.#idle.get(connection.origin)!.push(connection)
     this.#onEnd(connection.request!, this.options.now(), status, outcome, error)
   }
 
@@ -90,7 +90,7 @@ export class Connections implements Transport {
   discard(connection: Connection): void {
     this.#busy.delete(connection)
     this.#open--
-    if (connection.owned) for (const [user, own] of this.#ofUser) if (own === connection) this.#ofUser.delete(user)
+    if (connection.user >= 0) this.#ofUser.delete(connection.user)
     this.#onEnd(connection.request!, this.options.now(), 0, 'timedOut', 'timeout')
     void connection.client.destroy()
   }
@@ -113,7 +113,8 @@ class Connection implements Dispatcher.DispatchHandler {
   readonly origin: string
   readonly #connections: Connections
   readonly client: Client
-  owned = false
+  /** The user it belongs to; -1: whoever comes next. */
+  user = -1
   request: Sent | null = null
   sentMs = 0
   #controller: Dispatcher.DispatchController | null = null

@@ -27,7 +27,6 @@ export interface ThreadPlan extends Omit<LoadPlan, 'shape' | 'threads'> {
 /** What has happened since the last of these. */
 export interface Live {
   readonly kind: 'live'
-  started: number
   outcomes: Record<Outcome, number>
   /** Latency of what was served. */
   latency: Histogram
@@ -44,7 +43,6 @@ export const startThread = (plan: ThreadPlan): Worker =>
 
 const emptyLive = (): Live => ({
   kind: 'live',
-  started: 0,
   outcomes: { ok: 0, shed: 0, limited: 0, failed: 0, broken: 0, timedOut: 0 },
   latency: createHistogram(),
   inFlight: 0,
@@ -85,12 +83,7 @@ function runThread(plan: ThreadPlan): void {
       random: createRandom(0x10ad + plan.part),
       lateAfterMs: plan.lateAfterMs,
     },
-    {
-      send(request, user, nowMs) {
-        live.started++
-        return connections.send(request, user, nowMs)
-      },
-    },
+    connections,
   )
 
   const sweepEveryMs = Math.max(5, Math.min(100, plan.timeoutMs / 20))

@@ -1,6 +1,6 @@
 /** The options of `fluxor-gateway loadtest`, as the command line lists them. Imports nothing: the help is quick. */
 
-interface OptionDescriptor {
+export interface OptionDescriptor {
   readonly type: 'string' | 'boolean'
   readonly short?: string
   readonly multiple?: boolean

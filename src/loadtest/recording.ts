@@ -57,9 +57,9 @@ export interface Recording {
 
 const NICE_INTERVALS_MS = [100, 250, 500, 1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 300_000]
 
-/** About 240 intervals a run, of a length that people count in. */
+/** About a hundred intervals a run, of a length that people count in. */
 export function intervalFor(durationMs: number): number {
-  const wanted = durationMs / 240
+  const wanted = durationMs / 120
   return NICE_INTERVALS_MS.find((ms) => ms >= wanted) ?? Math.ceil(wanted)
 }
 

@@ -32,6 +32,8 @@ export interface Chart {
   readonly logarithmic?: boolean
   /** Horizontal marks, such as an objective. */
   readonly marks?: readonly { readonly label: string; readonly value: number }[]
+  /** Their names stand at the left, where the lines are low. */
+  readonly marksLeft?: boolean
 }
 
 const WIDTH = 680
@@ -186,7 +188,9 @@ export function chartSvg(chart: Chart): string {
     const y = n(scale.y(value))
     parts.push(`<path class="mark" d="M${LEFT} ${y}H${WIDTH - RIGHT}"/>`)
     const text = Number(y) < TOP + 14 ? Number(y) + 13 : Number(y) - 5
-    parts.push(`<text class="mark" x="${WIDTH - RIGHT - 2}" y="${n(text)}">${escapeHtml(label)}</text>`)
+    parts.push(
+      `<text class="mark${chart.marksLeft ? ' left' : ''}" x="${chart.marksLeft ? LEFT + 4 : WIDTH - RIGHT - 2}" y="${n(text)}">${escapeHtml(label)}</text>`,
+    )
   }
   parts.push(`<path class="cursor" d="M0 ${TOP}V${base}"/>`)
   const summary = `${chart.title}: ${series.map(({ name }) => name).join(', ')}`

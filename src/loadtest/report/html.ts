@@ -15,6 +15,18 @@ export interface ReportOptions {
 export function loadReport(result: LoadResult, { slos, version }: ReportOptions): string {
   const { plan, requests, shares, latencyMs } = result
   const errors = requests.failed + requests.broken + requests.timedOut
+  const charts = chartsOf(result, slos)
+  const odd = charts.length % 2 === 1
+  const judged = result.verdict !== 'INVALID'
+  const generator = factsCard('How the load was made', [
+    ['threads', String(plan.threads)],
+    ['late starts', `${formatCount(result.generator.lateStarts)} (more than ${result.generator.lateAfterMs} ms)`],
+    ['missed starts', formatCount(result.generator.missedStarts + result.generator.droppedStarts)],
+    ['stood still', formatShare(result.generator.stalledShare)],
+    ['most behind', formatMs(result.generator.maxLagMs)],
+    ['gives up after', formatMs(plan.timeoutMs)],
+    ['machine', `${result.machine.cpus} cores, ${result.machine.platform}, Node.js ${result.machine.node}`],
+  ])
   return pageHtml({
     title: `Load test · ${result.name}`,
     verdict: result.verdict,
@@ -29,7 +41,8 @@ export function loadReport(result: LoadResult, { slos, version }: ReportOptions)
       { value: formatShare(shares.shed), label: `503 at capacity (${formatCount(requests.shed)})` },
       { value: formatCount(requests.started), label: 'requests' },
     ],
-    charts: chartsOf(result, slos),
+    charts,
+    beside: odd ? generator : '',
     sections: [
       sideBySide(
         tableCard(
@@ -38,17 +51,27 @@ export function loadReport(result: LoadResult, { slos, version }: ReportOptions)
           result.slos.map(({ text, measured, passed }) => [
             text,
             measured,
-            result.verdict === 'INVALID' ? 'not judged' : passed ? 'PASS' : 'FAIL',
+            judged ? (passed ? 'PASS' : 'FAIL') : 'not judged',
           ]),
         ),
         tableCard(
-          'Latency',
-          ['', 'requests', 'mean', 'p50', 'p75', 'p90', 'p95', 'p99', 'p99.9', 'max'],
+          'Answers and errors',
+          ['what', 'count'],
           [
-            latencyRow('served', latencyMs),
-            ...(result.refusedMs.count > 0 ? [latencyRow('refused', result.refusedMs)] : []),
+            ...Object.entries(result.statuses).map(([code, count]) => [`status ${code}`, formatCount(count)]),
+            ...Object.entries(result.errors)
+              .filter(([error]) => !error.startsWith('status '))
+              .map(([error, count]) => [error, formatCount(count)]),
           ],
         ),
+      ),
+      tableCard(
+        'Latency',
+        ['', 'requests', 'mean', 'min', 'p50', 'p75', 'p90', 'p95', 'p99', 'p99.9', 'max'],
+        [
+          latencyRow('served', latencyMs),
+          ...(result.refusedMs.count > 0 ? [latencyRow('refused', result.refusedMs)] : []),
+        ],
       ),
       tableCard(
         'Targets',
@@ -66,27 +89,7 @@ export function loadReport(result: LoadResult, { slos, version }: ReportOptions)
           formatCount(target.failed + target.broken + target.timedOut),
         ]),
       ),
-      sideBySide(
-        tableCard(
-          'Answers and errors',
-          ['what', 'count'],
-          [
-            ...Object.entries(result.statuses).map(([code, count]) => [`status ${code}`, formatCount(count)]),
-            ...Object.entries(result.errors)
-              .filter(([error]) => !error.startsWith('status '))
-              .map(([error, count]) => [error, formatCount(count)]),
-          ],
-        ),
-        factsCard('The generator', [
-          ['threads', String(plan.threads)],
-          ['late starts', `${formatCount(result.generator.lateStarts)} more than ${result.generator.lateAfterMs} ms`],
-          ['missed starts', formatCount(result.generator.missedStarts + result.generator.droppedStarts)],
-          ['stood still', formatShare(result.generator.stalledShare)],
-          ['most behind', formatMs(result.generator.maxLagMs)],
-          ['gives up after', formatMs(plan.timeoutMs)],
-          ['machine', `${result.machine.cpus} cores, ${result.machine.platform}, Node.js ${result.machine.node}`],
-        ]),
-      ),
+      ...(odd ? [] : [generator]),
     ],
     footer: footer(version),
   })
@@ -96,8 +99,8 @@ const footer = (version: string): string =>
   `fluxor-gateway ${version} loadtest · open loop: latency counts from when a request was due, not from when it could be sent.`
 
 function latencyRow(name: string, latency: LoadResult['latencyMs']): string[] {
-  const { count, mean, p50, p75, p90, p95, p99, p999, max } = latency
-  return [name, formatCount(count), ...[mean, p50, p75, p90, p95, p99, p999, max].map(formatMs)]
+  const { count, mean, min, p50, p75, p90, p95, p99, p999, max } = latency
+  return [name, formatCount(count), ...[mean, min, p50, p75, p90, p95, p99, p999, max].map(formatMs)]
 }
 
 const ANSWER_SERIES = [
@@ -198,7 +201,7 @@ function chartsOf(result: LoadResult, slos: readonly Slo[]): Chart[] {
   if (result.spectrum.length > 0) charts.push(spectrumChart(result, slos))
   charts.push({
     id: 'lag',
-    title: 'The generator itself',
+    title: 'Lag of the generator',
     about: 'how far behind its schedule it was at most; above the mark a start is late',
     unit: 'ms',
     x,
@@ -272,6 +275,7 @@ function spectrumChart({ spectrum, latencyMs }: LoadResult, slos: readonly Slo[]
       .filter((percent) => position(percent) < rarest || percent === 0)
       .map((percent) => ({ at: position(percent), label: `${percent} %` })),
     xNames: points.map(({ percent }) => (percent === 100 ? 'slowest' : percent === 0 ? 'quickest' : `p${percent}`)),
+    marksLeft: true,
     logarithmic: true,
     marks: slos
       .filter(({ unit, metric }) => unit === 'ms' && !metric.startsWith('refused.'))

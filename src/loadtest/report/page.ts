@@ -23,7 +23,7 @@ header p{margin:0;color:var(--soft);flex-basis:100%}
 @media (prefers-color-scheme:dark){.verdict{color:#0d1117}}
 .why{border-left:4px solid var(--fail);background:var(--card);padding:12px 18px;border-radius:0 8px 8px 0;margin:0 0 20px}
 .why.INVALID{border-color:var(--invalid)}.why ul{margin:4px 0 0;padding-left:18px}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:14px;margin-bottom:20px}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(160px,1fr));gap:14px;margin-bottom:20px}
 .figure,.card{background:var(--card);border:1px solid var(--rule);border-radius:10px}
 .figure{padding:13px 16px}.figure b{display:block;font-size:23px;font-weight:650;letter-spacing:-.02em;line-height:1.25}
 .figure span{color:var(--soft);font-size:13px}
@@ -34,7 +34,7 @@ header p{margin:0;color:var(--soft);flex-basis:100%}
 svg{display:block;width:100%;height:auto;overflow:visible;touch-action:pan-y}
 svg text{fill:var(--soft);font-size:11.5px}svg text.y{text-anchor:end;dominant-baseline:central}svg text.x{text-anchor:middle}
 svg text.x[text-anchor=end]{text-anchor:end}
-svg text.mark{fill:var(--fail);text-anchor:end;font-weight:600}
+svg text.mark{fill:var(--fail);text-anchor:end;font-weight:600}svg text.left{text-anchor:start}
 .grid{stroke:var(--grid);fill:none}.line{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 .dashed{stroke-dasharray:5 4}.area{opacity:.16}.stack{opacity:.92;stroke:var(--card);stroke-width:.6}
 path.mark{stroke:var(--fail);stroke-width:1.3;stroke-dasharray:6 4;fill:none}.cursor{stroke:var(--soft);stroke-width:1;visibility:hidden}
@@ -118,6 +118,9 @@ export function chartCard(chart: Chart): string {
   )
 }
 
+/** A number stays in one piece. */
+const figure = (text: string): string => escapeHtml(text).replace(/(\d) (?=\d)/g, '$1&nbsp;')
+
 export interface Page {
   readonly title: string
   readonly verdict: string
@@ -127,12 +130,24 @@ export interface Page {
   readonly reasons: readonly string[]
   readonly figures: readonly { readonly value: string; readonly label: string }[]
   readonly charts: readonly Chart[]
+  /** A card that stands behind the plots, in their grid. HTML, already escaped. */
+  readonly beside?: string
   /** HTML, already escaped. */
   readonly sections: readonly string[]
   readonly footer: string
 }
 
-export function pageHtml({ title, verdict, about, reasons, figures, charts, sections, footer }: Page): string {
+export function pageHtml({
+  title,
+  verdict,
+  about,
+  reasons,
+  figures,
+  charts,
+  beside = '',
+  sections,
+  footer,
+}: Page): string {
   // In a script element only `<` can end what it holds; as an escape it is the same JSON.
   const data = JSON.stringify(charts.map(chartData)).replaceAll('<', '\\u003c')
   const why = reasons.map((reason) => `<li>${escapeHtml(reason)}</li>`).join('')
@@ -148,8 +163,8 @@ export function pageHtml({ title, verdict, about, reasons, figures, charts, sect
 <body><main>
 <header><h1>${escapeHtml(title)}</h1><span class="verdict ${verdict}">${verdict}</span><p>${escapeHtml(about)}</p></header>
 ${why === '' ? '' : `<div class="why ${verdict}"><b>${verdict === 'INVALID' ? 'This run is no measurement of the service:' : 'Missed:'}</b><ul>${why}</ul></div>`}
-<div class="figures">${figures.map(({ value, label }) => `<div class="figure"><b>${escapeHtml(value)}</b><span>${escapeHtml(label)}</span></div>`).join('')}</div>
-<div class="grid2">${charts.map(chartCard).join('\n')}</div>
+<div class="figures">${figures.map(({ value, label }) => `<div class="figure"><b>${figure(value)}</b><span>${figure(label)}</span></div>`).join('')}</div>
+<div class="grid2">${charts.map(chartCard).join('\n')}${beside}</div>
 ${sections.map((section) => `<div class="wide">${section}</div>`).join('\n')}
 <footer>${escapeHtml(footer)}</footer>
 </main>

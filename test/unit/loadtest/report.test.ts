@@ -189,7 +189,7 @@ describe('the HTML report', () => {
       'CPU of the gateway',
       'Memory of the gateway',
       'Latency distribution',
-      'The generator itself',
+      'Lag of the generator',
     ])
     expect(html.match(/<svg /g)).toHaveLength(titles.length)
     expect(found(markup(html), BROKEN)).toEqual([])
