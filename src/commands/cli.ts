@@ -6,6 +6,7 @@
 import { type ParseArgsOptionDescriptor, parseArgs } from 'node:util'
 import type { QuickOptions } from '../config/load.ts'
 import { didYouMean } from '../config/suggest.ts'
+import { LOADTEST_OPTIONS, LOADTEST_SUMMARY, LOADTEST_USAGE } from '../loadtest/options.ts'
 
 export const EXIT = { ok: 0, failed: 1, usage: 64, config: 78 } as const
 
@@ -81,6 +82,13 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     options: { check: { type: 'string', value: 'FILE', describe: 'Fails unless the file holds that schema.' } },
     arguments: 0,
     run: async (invocation) => (await import('./schema.ts')).schema(invocation),
+  },
+  loadtest: {
+    summary: LOADTEST_SUMMARY,
+    usage: LOADTEST_USAGE,
+    options: LOADTEST_OPTIONS,
+    arguments: 1,
+    run: async (invocation) => (await import('./loadtest.ts')).loadtest(invocation),
   },
   token: {
     summary: 'Signs a token for trying out.',
