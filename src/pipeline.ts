@@ -62,6 +62,7 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
         })
 
   const gates = gatesOf(
+    services.tracer?.begin, // whatever becomes of it, its trace begins here
     compilePreparation(config, context.forward.reservedNames), // what every answer carries; preflights, which bring no credentials, are answered here
     compileIp(config), // who may not come in at all costs least
     limits?.beforeIdentity, // a flood pays for no token check
@@ -169,7 +170,8 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
 
   const handlers = new Map<Upstream, SendHandler>()
   for (const upstream of chooseUpstream.all) {
-    const forward = { ...context.forward, host: upstream.config.host ?? '' }
+    const startTrace = context.forward.startTrace && services.tracer === undefined // whose span it is then, see tracing.ts
+    const forward = { ...context.forward, startTrace, host: upstream.config.host ?? '' }
     const retryConfig = config.retry ?? upstream.config.retry
     handlers.set(upstream, {
       retry: config.retry === undefined ? undefined : upstream.compileRetry(config.retry),
@@ -249,7 +251,10 @@ export function compileFinished(services: Services, routeId: number = NO_ROUTE_I
       x.queuedMs,
       nowMs,
     )
-    if (reply !== undefined) metrics.localReply(reply.code, reply.reason)
+    metrics.user(x.identity === undefined ? x.clientAddress : x.identity.subject, nowMs)
+    if (x.cacheStatus !== '') metrics.cacheOutcome(x.cacheStatus)
+    if (reply !== undefined) metrics.localReply(reply.code, reply.reason, x.tier)
     services.accessLog?.(x, outcome, nowMs)
+    services.tracer?.end(x, outcome, nowMs)
   }
 }

@@ -9,6 +9,8 @@ import { type AccessLog, compileAccessLog } from './observability/access-log.ts'
 import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
+import { startThreadProbe } from './observability/process-figures.ts'
+import { createTracer, type Tracer } from './observability/tracing.ts'
 import { Places } from './policies/admission/places.ts'
 import { normalCapacity, scopeLimits } from './policies/admission/policy.ts'
 import { Scope } from './policies/admission/scope.ts'
@@ -46,6 +48,7 @@ export class Services {
   readonly metrics: ThreadMetrics
   logger: Logger
   accessLog: AccessLog | undefined
+  tracer: Tracer | undefined
   readonly upstreams = new Map<string, Upstream>()
   readonly scopes = new Map<string, Scope>()
   config: Config
@@ -64,6 +67,10 @@ export class Services {
   #filesCheckedMs = 0
   #accessWriter: LineWriter | undefined
   #accessKey = ''
+  #tracerKey = ''
+  readonly #probe: { close(): void }
+  /** Totals of parts that come and go, as they were at the tick before. */
+  readonly #totals = new Map<number, number>()
 
   constructor(info: ThreadInfo, memory: SharedMemory, config: Config) {
     this.info = info
@@ -74,6 +81,7 @@ export class Services {
     this.logger = this.#createLogger(config)
     this.limiterTable = new LimiterTable(memory.limiter, info.thread)
     this.keySets = createKeySets({ baseDir: config.baseDir, parseYaml, report: (status) => this.#reportKeys(status) })
+    this.#probe = startThreadProbe(this.metrics)
     this.clock.add({ tick: (nowMs) => this.#tick(nowMs) })
     this.clock.start()
   }
@@ -87,6 +95,7 @@ export class Services {
     this.memory = memory
     this.logger = this.#createLogger(config)
     this.#configureAccessLog(config)
+    this.#configureTracer(config)
     this.#configureScopes(config)
     this.#configureUpstreams(config)
     this.#configureRedis(config)
@@ -184,6 +193,16 @@ export class Services {
     this.accessLog = compileAccessLog(access, (line) => writer.write(line))
   }
 
+  /** One tracer for as long as its settings stay: what it has collected is not lost at a reload. */
+  #configureTracer(config: Config): void {
+    const { otlp } = config.tracing
+    const key = JSON.stringify(otlp ?? '')
+    if (key === this.#tracerKey) return
+    this.#tracerKey = key
+    void this.tracer?.close()
+    this.tracer = otlp && createTracer(otlp, { metrics: this.metrics, logger: this.logger })
+  }
+
   #configureScopes(config: Config): void {
     const wanted = new Map([[GLOBAL_SCOPE, scopeLimits(config.admission)]])
     for (const route of config.routes)
@@ -253,6 +272,27 @@ export class Services {
     this.metrics.set(SCALAR.poolOpen, open)
     this.metrics.set(SCALAR.poolIdle, idle)
     this.metrics.set(SCALAR.poolWaiting, waiting)
+    this.#measure()
+  }
+
+  /** Figures that their owners count for themselves. */
+  #measure(): void {
+    const { metrics, cache } = this
+    if (cache !== undefined) {
+      metrics.set(SCALAR.cacheBytes, cache.store.bytes)
+      metrics.set(SCALAR.cacheEntries, cache.store.size)
+      this.#total(SCALAR.cacheCoalesced, cache.stats.collapsed)
+    }
+    const { hits, misses } = this.keySets.tokenStats()
+    this.#total(SCALAR.jwtCacheHits, hits)
+    this.#total(SCALAR.jwtCacheMisses, misses)
+  }
+
+  /** A counter never falls, also when a reload takes a part of the sum away. */
+  #total(scalar: number, total: number): void {
+    const before = this.#totals.get(scalar) ?? 0
+    if (total > before) this.metrics.add(scalar, total - before)
+    this.#totals.set(scalar, total)
   }
 
   #checkKeyFiles(): void {
@@ -275,6 +315,8 @@ export class Services {
     this.keySets.close()
     this.cache?.close()
     this.clock.stop()
+    this.#probe.close()
+    await this.tracer?.close()
     await this.#accessWriter?.close()
     await this.#log.close()
   }

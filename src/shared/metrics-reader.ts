@@ -3,6 +3,7 @@
  * figure may be one request behind another, never torn (aligned 64-bit places).
  */
 
+import { type MinuteOfUsers, readActiveUsers } from './active-users.ts'
 import {
   BUCKETS_MS,
   FIGURE,
@@ -63,6 +64,7 @@ export class MetricsReader {
   readonly #at: ReturnType<typeof layoutOf>
   readonly #routeNames: NameTable
   readonly #seriesNames: NameTable
+  readonly #users: readonly SharedArrayBuffer[]
   readonly #seriesKeys: { name: SeriesName; labels: Record<string, string> }[] = []
 
   constructor(memory: MetricsMemory) {
@@ -71,6 +73,12 @@ export class MetricsReader {
     this.#at = layoutOf(memory)
     this.#routeNames = new NameTable(memory.routeNames)
     this.#seriesNames = new NameTable(memory.seriesNames)
+    this.#users = memory.users
+  }
+
+  /** Distinct users and requests of the last whole minute. @param wallMs `performance.timeOrigin + performance.now()` */
+  users(wallMs: number): MinuteOfUsers {
+    return readActiveUsers(this.#users, wallMs)
   }
 
   /** Over all threads; with `thread`, of that one. */

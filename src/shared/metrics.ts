@@ -7,6 +7,7 @@
  */
 
 import type { LocalReplyCode } from '../local-reply.ts'
+import { ActiveUsers, createActiveUsersMemory } from './active-users.ts'
 import { NameTable } from './name-table.ts'
 
 export const METHODS = [
@@ -143,6 +144,8 @@ export const SCALARS = {
   jwtCacheMisses: { metric: 'fluxor_jwt_cache_misses_total', help: 'Tokens that had to be verified.', type: 'counter' },
   accessLogLines: { metric: 'fluxor_access_log_lines_total', help: 'Access log lines written.', type: 'counter' },
   accessLogDropped: { metric: 'fluxor_access_log_dropped_total', help: 'Access log lines lost because the log was slower than the traffic or broken.', type: 'counter' },
+  traceSpans: { metric: 'fluxor_trace_spans_total', help: 'Spans that were exported.', type: 'counter' },
+  traceSpansDropped: { metric: 'fluxor_trace_spans_dropped_total', help: 'Spans lost because the collector was slower than the traffic or unreachable.', type: 'counter' },
   metricsOverflow: { metric: 'fluxor_metrics_overflow_total', help: 'Names that found no place in the tables of metrics and share one series.', type: 'counter' },
   loopDelayMs: { metric: 'fluxor_thread_loop_delay_seconds', help: 'Event loop delay of the last second, 99th percentile.', type: 'gauge', divideBy: 1000, perThread: true },
   loopUtilization: { metric: 'fluxor_thread_loop_utilization', help: 'Share of the last second that the event loop was busy, 0 to 1.', type: 'gauge', perThread: true },
@@ -210,6 +213,8 @@ export interface MetricsMemory {
   readonly seriesNames: SharedArrayBuffer
   /** One slot a thread. */
   readonly slots: readonly SharedArrayBuffer[]
+  /** Distinct users, one buffer a thread (active-users.ts). */
+  readonly users: readonly SharedArrayBuffer[]
 }
 
 /** Where the sections of a slot begin, in Float64 places. */
@@ -233,6 +238,7 @@ export function createMetricsMemory(options: { threads: number; routes?: number;
     routeNames: new SharedArrayBuffer(NameTable.byteLength(routes)),
     seriesNames: new SharedArrayBuffer(NameTable.byteLength(series)),
     slots: Array.from({ length: threads }, () => new SharedArrayBuffer(bytes)),
+    users: createActiveUsersMemory(threads),
   }
   const names = new NameTable(memory.routeNames)
   names.id('_none')
@@ -255,6 +261,7 @@ export class ThreadMetrics {
   readonly #tiers = new Map<string, number>()
   readonly #replies = new Map<LocalReplyCode, Map<string | undefined, number>>()
   readonly #originMs: number
+  readonly #users: ActiveUsers
   /** The window that takes durations now, and when it ends on the clock of `nowMs`. */
   #windowAt = 0
   #windowEndsMs = Number.NEGATIVE_INFINITY
@@ -275,6 +282,7 @@ export class ThreadMetrics {
     this.#routeNames = new NameTable(memory.routeNames)
     this.#seriesNames = new NameTable(memory.seriesNames)
     this.#originMs = originMs
+    this.#users = new ActiveUsers(memory.users[thread]!, originMs)
     // A thread that is started again finds the counters of its predecessor, but holds nothing of what it held
     for (const [i, spec] of SCALAR_SPECS.entries()) if (spec.type === 'gauge') this.#scalars[i] = 0
   }
@@ -334,6 +342,11 @@ export class ThreadMetrics {
     let id = this.#tiers.get(tier)
     if (id === undefined) this.#tiers.set(tier, (id = this.series('fluxor_tier_refusals_total', { tier })))
     this.#series[id]!++
+  }
+
+  /** Counts a request of a user: the subject, or the client's address. @param nowMs `performance.now()` of this thread */
+  user(user: string, nowMs: number): void {
+    this.#users.count(user, nowMs)
   }
 
   /** Counts what the cache did for an exchange: the exchange's `cacheStatus`. */

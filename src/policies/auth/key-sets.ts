@@ -71,6 +71,8 @@ export interface KeySets {
   retain(identity: IdentityConfig): void
   /** Of the remote sets. */
   status(): KeySetStatus[]
+  /** Tokens found verified (or refused), and tokens that had to be verified, of the policies there are. */
+  tokenStats(): { hits: number; misses: number }
   close(): void
 }
 
@@ -163,6 +165,16 @@ export function createKeySets(options: KeySetsOptions = {}): KeySets {
     },
 
     status: () => [...remote.values()].map((source) => source.status()),
+
+    tokenStats() {
+      let hits = 0
+      let misses = 0
+      for (const { verified, refused } of tokens.values()) {
+        hits += verified.hits + refused.hits
+        misses += verified.misses - refused.hits // what is not among the verified is looked up among the refused
+      }
+      return { hits, misses }
+    },
 
     close() {
       for (const source of remote.values()) source.close()

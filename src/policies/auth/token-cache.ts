@@ -25,6 +25,9 @@ export class TokenCache<V> {
   #old = new Map<string, Entry<V>>()
   #youngWeight = 0
   #version = -1
+  /** Look-ups since the start. */
+  hits = 0
+  misses = 0
 
   /** @param maxWeight in the unit that `set` is told, bytes as a rule */
   constructor(maxEntries: number, maxWeight: number) {
@@ -42,12 +45,16 @@ export class TokenCache<V> {
   /** Undefined when unknown. The caller compares `untilMs`: an entry past its end needs no new check to be refused. */
   get(digest: string): Entry<V> | undefined {
     const young = this.#young.get(digest)
-    if (young !== undefined) return young
+    if (young !== undefined) {
+      this.hits++
+      return young
+    }
     const old = this.#old.get(digest)
     if (old !== undefined) {
+      this.hits++
       this.#old.delete(digest)
       this.#put(digest, old)
-    }
+    } else this.misses++
     return old
   }
 
