@@ -39,6 +39,9 @@ export interface Readiness {
 /** How often files with keys are looked at. */
 const FILE_CHECK_MS = 1000
 
+/** Longest wait at the start for Redis and key sets. */
+const START_WAIT_MS = 1000
+
 /** The scope of the whole gateway; routes' scopes carry the route's name. */
 export const GLOBAL_SCOPE = ''
 
@@ -121,6 +124,13 @@ export class Services {
       this.scopes.delete(name)
       this.#leaving.add(scope)
     }
+  }
+
+  /** What the first requests would miss: connections to Redis, key sets. Bounded: a service that is down delays no start. */
+  async ready(): Promise<void> {
+    const doors = [...this.#redis.values()].map((door) => door.whenUp(START_WAIT_MS))
+    const keys = Promise.race([this.keySets.ready(), new Promise((resolve) => setTimeout(resolve, START_WAIT_MS).unref())])
+    await Promise.all([...doors, keys])
   }
 
   /** Header names that only the gateway may set; null: none. */

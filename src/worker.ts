@@ -51,6 +51,7 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   }
 
   async listen(ports: readonly number[] | undefined): Promise<number[]> {
+    await this.services.ready()
     const bound: number[] = []
     for (const [i, { address }] of this.snapshot.config.server.listen.entries()) {
       const { host, port } = address
