@@ -1,0 +1,88 @@
+/** What leaves a socket, and in how many writes: a real pair of sockets. */
+
+import { once } from 'node:events'
+import net from 'node:net'
+import { afterEach, beforeEach, expect, it } from 'vitest'
+import { Outbox } from '../../../src/http1/outbox.ts'
+
+let server: net.Server
+let client: net.Socket
+let peer: net.Socket
+let writes: number
+let outbox: Outbox
+
+beforeEach(async () => {
+  server = net.createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  client = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1')
+  ;[peer] = (await once(server, 'connection')) as [net.Socket]
+  writes = 0
+  const write = client.write.bind(client) as typeof client.write
+  client.write = ((...args: Parameters<typeof write>) => {
+    writes++
+    return write(...args)
+  }) as typeof client.write
+  outbox = new Outbox(client)
+})
+afterEach(() => {
+  client.destroy()
+  peer.destroy()
+  server.close()
+})
+
+async function received(): Promise<Buffer> {
+  client.end()
+  const chunks: Buffer[] = []
+  for await (const chunk of peer) chunks.push(chunk as Buffer)
+  return Buffer.concat(chunks)
+}
+
+it('head and small pieces leave in one write', async () => {
+  outbox.text('HTTP/1.1 200 OK\r\n\r\n')
+  outbox.bytes(Buffer.from([0, 128, 255]))
+  outbox.bytes(Buffer.from('abc'))
+  expect([writes, outbox.empty, outbox.bytesWritten]).toEqual([0, false, 0])
+  outbox.flush()
+  outbox.flush()
+  expect([writes, outbox.empty, outbox.bytesWritten]).toEqual([1, true, 25])
+  expect((await received()).toString('latin1')).toBe('HTTP/1.1 200 OK\r\n\r\n\0\x80\xffabc')
+})
+
+it('a piece belongs to its owner again at once, whatever its size', async () => {
+  const parts: Buffer[] = []
+  for (const [i, length] of [5, 16 * 1024, 16 * 1024 + 1, 70_000, 64 * 1024, 1, 200_000].entries()) {
+    const piece = Buffer.alloc(length, i + 1)
+    parts.push(Buffer.from(piece))
+    outbox.bytes(piece)
+    piece.fill(0xee)
+  }
+  outbox.text('end')
+  outbox.flush()
+  const expected = Buffer.concat([...parts, Buffer.from('end')])
+  expect(outbox.bytesWritten).toBe(expected.length)
+  expect((await received()).equals(expected)).toBe(true)
+})
+
+it('buffers are used again, and only when the kernel has them', async () => {
+  const parts: Buffer[] = []
+  const all = (async () => {
+    const chunks: Buffer[] = []
+    for await (const chunk of peer) chunks.push(chunk as Buffer)
+    return Buffer.concat(chunks)
+  })()
+  for (let i = 0; i < 300; i++) {
+    const piece = Buffer.alloc(64 * 1024, i)
+    parts.push(piece)
+    outbox.bytes(piece)
+    if (!outbox.ready) await once(client, 'drain')
+  }
+  client.end()
+  expect((await all).equals(Buffer.concat(parts))).toBe(true)
+})
+
+it('says when the peer reads slower than we write', async () => {
+  peer.pause()
+  expect(outbox.ready).toBe(true)
+  outbox.bytes(Buffer.alloc(4 << 20))
+  expect(outbox.ready).toBe(false)
+})
