@@ -15,8 +15,11 @@ export interface SecondLevel {
   get(key: string, variantOf: (varyNames: readonly string[]) => string): Promise<StoredAnswer | undefined>
   /** Stores in the background; `keepMs` bounds how long it can be of use. */
   set(key: string, url: string, answer: StoredAnswer, keepMs: number): void
-  /** Removes here and tells every other gateway. How many keys were removed here. Never rejects. */
-  purge(request: PurgeRequest): Promise<number>
+  /**
+   * Removes here and tells every other gateway; a soft purge removes here too, since only memory knows staleness. Never
+   * rejects. @returns how many keys were removed here; undefined: not reachable, the others were not told
+   */
+  purge(request: PurgeRequest): Promise<number | undefined>
   /** Drops the URL whoever its answers are divided by, and tells every other gateway; in the background. */
   invalidate(url: string): void
   /** What other gateways purge. */

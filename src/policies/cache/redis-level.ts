@@ -1,0 +1,209 @@
+/**
+ * The second level in Redis, shared by a fleet. A key is a hash: `v` its Vary names, `a…` one field a variant. Two kinds
+ * of sets find keys for purging: by tag, and by URL where the answers are divided by who asks. A purge removes here and
+ * is published; every gateway then drops it from memory. Without Redis each call is a miss, and nothing waits.
+ */
+
+import { createHash, randomUUID } from 'node:crypto'
+import type { Cluster, Redis } from 'ioredis'
+import type { RedisClient, RedisDoor } from '../../redis.ts'
+import type { StoredAnswer } from './entry.ts'
+import type { SecondLevel } from './second-level.ts'
+import type { PurgeRequest } from './store.ts'
+
+const ANSWER = 'cache:a:'
+const BY_TAG = 'cache:t:'
+const BY_URL = 'cache:u:'
+const CHANNEL = 'cache:purge'
+/** Indexes outlive the answers they lead to. */
+const INDEX_MS = 2 * 86_400_000
+const MAX_VARIANTS = 32
+const SCAN_COUNT = 1000
+
+export function createRedisLevel(door: RedisDoor): SecondLevel {
+  return new RedisLevel(door)
+}
+
+class RedisLevel implements SecondLevel {
+  readonly #door: RedisDoor
+  readonly #id = randomUUID()
+  readonly #prefix: string
+  #subscriber: RedisClient | undefined
+
+  constructor(door: RedisDoor) {
+    this.#door = door
+    this.#prefix = (door.client as Redis).options.keyPrefix ?? ''
+  }
+
+  async get(key: string, variantOf: (varyNames: readonly string[]) => string): Promise<StoredAnswer | undefined> {
+    if (!this.#door.up) return undefined
+    try {
+      const at = answerKey(key)
+      const [names, plain] = await this.#door.ask((client) => client.hmgetBuffer(at, 'v', 'a'))
+      if (!names) return undefined
+      const varyNames = JSON.parse(names.toString()) as string[]
+      if (varyNames.length === 0) return plain ? decode(plain) : undefined
+      const found = await this.#door.ask((client) => client.hgetBuffer(at, `a${variantOf(varyNames)}`))
+      return found === null ? undefined : decode(found)
+    } catch {
+      return undefined
+    }
+  }
+
+  set(key: string, url: string, answer: StoredAnswer, keepMs: number): void {
+    if (!this.#door.up) return
+    const at = answerKey(key)
+    const names = JSON.stringify(answer.varyNames)
+    const value = encode(answer)
+    this.#quietly(async (client) => {
+      const commands: Promise<unknown>[] = [
+        client.hset(at, 'v', names, `a${answer.variantKey}`, value),
+        client.pexpire(at, Math.ceil(keepMs)),
+      ]
+      for (const tag of answer.tags) {
+        commands.push(client.sadd(BY_TAG + tag, at), client.pexpire(BY_TAG + tag, INDEX_MS))
+      }
+      if (key !== url) commands.push(client.sadd(BY_URL + url, at), client.pexpire(BY_URL + url, INDEX_MS))
+      await Promise.all(commands)
+      if (answer.varyNames.length > 0 && (await client.hlen(at)) > MAX_VARIANTS + 1) await client.del(at)
+    })
+  }
+
+  async purge(request: PurgeRequest): Promise<number | undefined> {
+    if (!this.#door.up) return undefined
+    try {
+      const { client } = this.#door
+      let count = 0
+      for (const url of request.urls ?? []) if (!url.startsWith('/')) count += await this.#dropUrl(client, url)
+      for (const tag of request.tags ?? []) {
+        const keys = await client.smembers(BY_TAG + tag)
+        count += await drop(client, keys)
+        await client.del(BY_TAG + tag)
+      }
+      const paths = (request.urls ?? []).filter((url) => url.startsWith('/'))
+      const prefixes = request.prefixes ?? []
+      if (paths.length + prefixes.length > 0) count += await this.#dropMatching(paths, prefixes)
+      await this.#publish(request)
+      return count
+    } catch {
+      return undefined
+    }
+  }
+
+  invalidate(url: string): void {
+    if (!this.#door.up) return
+    this.#quietly(async (client) => {
+      await this.#dropUrl(client, url)
+      await this.#publish({ urls: [url] })
+    })
+  }
+
+  onPurge(listener: (request: PurgeRequest) => void): void {
+    const subscriber = (this.#subscriber ??= this.#door.subscriber())
+    subscriber.on('message', (_channel: string, text: string) => {
+      try {
+        const { from, request } = JSON.parse(text) as { from: string; request: PurgeRequest }
+        if (from !== this.#id) listener(request)
+      } catch {
+        // Not one of ours.
+      }
+    })
+    subscriber.subscribe(this.#prefix + CHANNEL).catch(() => {})
+  }
+
+  close(): void {
+    this.#subscriber?.disconnect()
+  }
+
+  /** In the background: what is not stored or dropped is told by nobody, and expires. */
+  #quietly(work: (client: RedisClient) => Promise<unknown>): void {
+    this.#door.ask(work).catch(() => {})
+  }
+
+  #publish(request: PurgeRequest): Promise<unknown> {
+    return this.#door.client.publish(this.#prefix + CHANNEL, JSON.stringify({ from: this.#id, request }))
+  }
+
+  async #dropUrl(client: RedisClient, url: string): Promise<number> {
+    const divided = await client.smembers(BY_URL + url)
+    if (divided.length > 0) await client.del(BY_URL + url)
+    return drop(client, [answerKey(url), ...divided])
+  }
+
+  /** Walks all keys; for operators, not for requests. */
+  async #dropMatching(paths: readonly string[], prefixes: readonly string[]): Promise<number> {
+    const { client } = this.#door
+    const nodes = isCluster(client) ? client.nodes('master') : [client]
+    const start = this.#prefix + ANSWER
+    let count = 0
+    for (const node of nodes) {
+      let cursor = '0'
+      do {
+        const [next, keys] = await node.scan(cursor, 'MATCH', `${escapeGlob(start)}*`, 'COUNT', SCAN_COUNT)
+        cursor = next
+        const found = keys
+          .filter((key) => matches(urlOfKey(key.slice(start.length)), paths, prefixes))
+          .map((key) => key.slice(this.#prefix.length))
+        count += await drop(client, found)
+      } while (cursor !== '0')
+    }
+    return count
+  }
+}
+
+/** The URL in clear, so that prefixes can be found; what divides its answers only as a digest. */
+function answerKey(key: string): string {
+  const at = key.indexOf('\0')
+  if (at < 0) return ANSWER + key
+  return `${ANSWER}${key.slice(0, at)}\n${createHash('sha256').update(key.slice(at)).digest('base64url')}`
+}
+
+function urlOfKey(key: string): string {
+  const at = key.indexOf('\n')
+  return at < 0 ? key : key.slice(0, at)
+}
+
+function matches(url: string, paths: readonly string[], prefixes: readonly string[]): boolean {
+  const path = url.slice(url.indexOf('/', url.indexOf('://') + 3))
+  return paths.includes(path) || prefixes.some((prefix) => (prefix.startsWith('/') ? path : url).startsWith(prefix))
+}
+
+/** One by one: in a cluster they lie on different nodes. They still travel together. */
+async function drop(client: RedisClient, keys: readonly string[]): Promise<number> {
+  const removed = await Promise.all(keys.map((key) => client.del(key)))
+  return removed.reduce((sum, one) => sum + one, 0)
+}
+
+function isCluster(client: RedisClient): client is Cluster {
+  return 'nodes' in client
+}
+
+function escapeGlob(text: string): string {
+  return text.replace(/[*?[\]\\]/g, '\\$&')
+}
+
+const NEWLINE = 10
+
+function encode(answer: StoredAnswer): Buffer {
+  const { status, fields, etag, lastModified, modifiedMs, freshness, variantKey, varyNames, tags, body } = answer
+  const head = JSON.stringify({
+    status,
+    fields,
+    etag,
+    lastModified,
+    modifiedMs,
+    freshness,
+    variantKey,
+    varyNames,
+    tags,
+  })
+  return Buffer.concat([Buffer.from(`${head}\n`), body])
+}
+
+/** Throws when it is not one: a miss. */
+function decode(bytes: Buffer): StoredAnswer {
+  const at = bytes.indexOf(NEWLINE)
+  const head = JSON.parse(bytes.toString('utf8', 0, at)) as Omit<StoredAnswer, 'body'>
+  // NaN is null in JSON.
+  return { ...head, modifiedMs: head.modifiedMs ?? Number.NaN, body: Buffer.from(bytes.subarray(at + 1)) }
+}

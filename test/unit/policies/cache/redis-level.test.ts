@@ -1,0 +1,126 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { createCache } from '../../../../src/policies/cache/cache.ts'
+import { cacheConfig } from '../../../../src/policies/cache/config.ts'
+import { createRedisLevel } from '../../../../src/policies/cache/redis-level.ts'
+import { openRedis, type RedisDoor } from '../../../../src/redis.ts'
+import { startRedis, type TestRedis } from '../../../support/redis.ts'
+import { Bench, type BenchOptions } from './harness.ts'
+
+const FRESH = { 'Cache-Control': 'max-age=600' }
+let redis: TestRedis
+const doors: RedisDoor[] = []
+
+beforeAll(async () => {
+  redis = await startRedis()
+})
+beforeEach(async () => {
+  await redis.command('FLUSHALL')
+})
+afterAll(async () => {
+  for (const door of doors) door.close()
+  await redis.close()
+})
+
+/** A gateway with a memory of its own on the shared Redis. */
+async function gateway(config: Record<string, unknown> = {}, options: BenchOptions = {}): Promise<Bench> {
+  const door = openRedis('main', {
+    url: redis.url,
+    keyPrefix: 'fluxor:',
+    connectTimeout: 1000,
+    commandTimeout: 500,
+  } as Parameters<typeof openRedis>[1])
+  doors.push(door)
+  await door.whenUp(5000)
+  let nowMs = () => Date.now()
+  const cache = createCache(cacheConfig.parse({}), { clock: () => nowMs(), second: createRedisLevel(door) })
+  const bench = new Bench(config, { ...options, cache })
+  nowMs = () => bench.nowMs
+  return bench
+}
+
+async function until(done: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + 5000
+  while (!(await done())) {
+    if (performance.now() > deadline) throw new Error('it did not come to that')
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
+}
+
+const keys = async () => Number(/:(\d+)/.exec(await redis.command('DBSIZE'))![1])
+
+describe('two gateways on one Redis', () => {
+  it('fetch an answer once, variants and all', async () => {
+    const [a, b] = [await gateway(), await gateway()]
+    const of = (foo: string) => ({ path: '/v', fields: { Foo: foo } })
+    a.ask(of('1'))
+    await until(() => a.origin.length === 1)
+    a.last.reply(200, { ...FRESH, Date: a.date, Vary: 'Foo', ETag: '"é"' }, 'one\xff')
+    await until(async () => (await keys()) === 1)
+    const hit = b.ask(of('1'))
+    await until(() => hit.ended)
+    expect([hit.text, hit.get('etag'), hit.x.cacheStatus]).toEqual(['one\xff', '"é"', 'hit'])
+    b.ask(of('2'))
+    await until(() => b.origin.length === 1)
+    expect(b.ask(of('1')).text).toBe('one\xff')
+  })
+
+  it('keep the answers of different subjects apart', async () => {
+    const options = { identified: true }
+    const [a, b] = [await gateway({ ttl: '60s' }, options), await gateway({ ttl: '60s' }, options)]
+    a.ask({ subject: 'ann' })
+    await until(() => a.origin.length === 1)
+    a.last.reply(200, { Date: a.date }, 'of ann')
+    await until(async () => (await keys()) === 2)
+    b.ask({ subject: 'bob' })
+    await until(() => b.origin.length === 1)
+    const ann = b.ask({ subject: 'ann' })
+    await until(() => ann.ended)
+    expect(ann.text).toBe('of ann')
+  })
+
+  it.each([
+    { urls: ['http://example.com/a'] },
+    { urls: ['/a'] },
+    { prefixes: ['http://example.com/'] },
+    { tags: ['t'] },
+  ])('purge together: %j', async (request) => {
+    const [a, b] = [await gateway(), await gateway()]
+    a.ask({ path: '/a' })
+    await until(() => a.origin.length === 1)
+    a.last.reply(200, { ...FRESH, Date: a.date, 'Cache-Tag': 't' }, 'old')
+    await until(async () => (await keys()) === 2)
+    const hit = b.ask({ path: '/a' })
+    await until(() => hit.ended)
+    a.cache.purge(request)
+    expect(await a.cache.second!.purge(request)).toBe(1)
+    await until(() => b.cache.store.size === 0)
+    b.ask({ path: '/a' })
+    await until(() => b.origin.length === 1)
+  })
+
+  it('drop together what an unsafe request has changed', async () => {
+    const [a, b] = [await gateway(), await gateway()]
+    a.ask({ path: '/a' })
+    await until(() => a.origin.length === 1)
+    a.last.reply(200, { ...FRESH, Date: a.date }, 'old')
+    await until(async () => (await keys()) === 1)
+    const hit = b.ask({ path: '/a' })
+    await until(() => hit.ended)
+    a.ask({ path: '/a', method: 'POST' })
+    a.last.reply(200, {}, '')
+    await until(() => b.cache.store.size === 0)
+    expect(await keys()).toBe(0)
+  })
+})
+
+it('without Redis a miss is a miss, at once', async () => {
+  const a = await gateway()
+  await redis.kill()
+  await until(() => doors.at(-1)!.up === false)
+  const client = a.ask()
+  await until(() => a.origin.length === 1)
+  a.last.reply(200, FRESH, 'body')
+  expect(client.text).toBe('body')
+  expect(a.ask().x.cacheStatus).toBe('hit')
+  expect(await a.cache.second!.purge({ urls: ['/'] })).toBeUndefined()
+})
