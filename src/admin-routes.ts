@@ -3,6 +3,7 @@
 import { ConfigError, formatProblem } from './config/problems.ts'
 import type { Gateway } from './gateway.ts'
 import type { AdminRoutes } from './listener/admin.ts'
+import { certificateExpiry } from './listener/tls.ts'
 import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
 import { MetricsPage } from './observability/registry.ts'
 import { Places } from './policies/admission/places.ts'
@@ -17,6 +18,7 @@ export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: Adm
     admission: () => admissionFigures(gateway),
     reload: () => gateway.lastReload,
   })
+  page.addSource(() => certificateExpiry(gateway.config.server.listen, gateway.config.baseDir))
   const probes: AdminRoutes = {
     'GET /livez': (_request, response) => response.json({ status: 'alive' }),
     'GET /readyz': (_request, response) => {

@@ -73,11 +73,19 @@ export interface RequestBodySource extends BodySource {
   readonly received: number
 }
 
+/** The other end of an upgraded connection: takes what the client sends. */
+export interface Tunnel extends BodySink {
+  /** The gateway stops: says goodbye in the tunnel's own words, both ways. */
+  goAway(): void
+}
+
 export interface ListenerInfo {
   readonly name: string
   readonly secure: boolean
   /** The port that clients see, for X-Forwarded-Port. */
   readonly port: number
+  /** Field lines about the client's certificate, added to each request; absent or '' without one. */
+  readonly clientFields?: string
 }
 
 /** What the exchange's listener must offer. One implementation for HTTP/1.1, one for HTTP/2. */
@@ -99,6 +107,11 @@ export interface ClientStream extends ResponseSink {
   destroy(): void
   /** The connection closes after this answer. */
   closeAfter(): void
+  /**
+   * Answers 101 to a WebSocket handshake; what the client sends from then on goes to the tunnel, what is written here
+   * goes to the client as it is. Absent where it cannot be (HTTP/2, the cache's own requests).
+   */
+  upgrade?(fields: string, tunnel: Tunnel): void
 }
 
 export class Exchange {

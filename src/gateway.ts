@@ -477,6 +477,7 @@ function joinAddress({ host, port }: Address): string {
 
 function listenError(error: unknown, address: string, key: string): Error {
   const { code, message } = error as NodeJS.ErrnoException
+  if (code === 'ETLSFILE') return new ListenError(message)
   if (code === 'EADDRINUSE')
     return new ListenError(`${address} is in use by another process: stop it, or change ${key}`)
   if (code === 'EACCES')

@@ -135,7 +135,10 @@ export class Services {
 
   /** Header names that only the gateway may set; null: none. */
   reservedNames(config: Config): ReadonlySet<string> | null {
-    const names = allForwardedNames(config.identity, this.keySets)
+    const names = [
+      ...allForwardedNames(config.identity, this.keySets),
+      ...config.server.listen.flatMap(({ tls }) => Object.keys(tls?.clientHeaders ?? {})),
+    ]
     return names.length === 0 ? null : new Set(names)
   }
 

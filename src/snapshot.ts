@@ -56,8 +56,8 @@ export class Snapshot {
     const { limits, trustedProxies, underscoreHeaders, forwardedHeader } = config.server
     this.config = config
     this.limits = { headBytes: limits.headerBytes, fields: limits.headers, targetBytes: limits.uriBytes }
-    const { header, body, idle, request } = config.server.timeouts
-    this.timeouts = { headerMs: header, bodyMs: body, idleMs: idle, requestMs: request }
+    const { header, body, idle, request, tunnelIdle } = config.server.timeouts
+    this.timeouts = { headerMs: header, bodyMs: body, idleMs: idle, requestMs: request, tunnelIdleMs: tunnelIdle }
     this.services = services
     this.#trusted = compileTrustedProxies(trustedProxies)
     this.#trustsNobody = trustedProxies.length === 0
@@ -142,9 +142,16 @@ export class Snapshot {
     return this.router.find(input)
   }
 
+  /** A peer that may say where the client is, by a PROXY header too. */
+  trusts(address: string): boolean {
+    return !this.#trustsNobody && this.#trusted.isTrusted(address)
+  }
+
   /** Who and which: what logs need even of a request that is refused. */
   identify(x: Exchange): void {
     const { client, request } = x
+    const { clientFields } = client.listener
+    if (clientFields !== undefined) x.requestFields += clientFields
     const id = request.value(FIELD_ID['x-request-id'])
     x.requestId = id !== undefined && REQUEST_ID.test(id) ? id : nextRequestId()
     if (this.#trustsNobody) x.clientAddress = client.remoteAddress

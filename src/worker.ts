@@ -5,7 +5,7 @@
 
 import { isMainThread, parentPort, workerData } from 'node:worker_threads'
 import type { Config } from './config/schema.ts'
-import { FastListener, type ListenerOwner } from './listener/fast.ts'
+import { FastListener, type ListenerOwner, type ListenerSettings } from './listener/fast.ts'
 import { type Readiness, Services, type ThreadInfo } from './services.ts'
 import type { SharedMemory } from './shared/memory.ts'
 import { Snapshot } from './snapshot.ts'
@@ -37,6 +37,8 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   snapshot: Snapshot
   draining = false
   #listeners: FastListener[] = []
+  /** What `prepare()` has read for each listener, until `commit()`. */
+  #settings: (ListenerSettings | undefined)[] = []
   #next: Snapshot | undefined
   #before: { config: Config; memory: SharedMemory } | undefined
 
@@ -53,9 +55,9 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   async listen(ports: readonly number[] | undefined): Promise<number[]> {
     await this.services.ready()
     const bound: number[] = []
-    for (const [i, { address }] of this.snapshot.config.server.listen.entries()) {
-      const { host, port } = address
-      const listener = new FastListener(`${host}:${port}`, this)
+    for (const [i, config] of this.snapshot.config.server.listen.entries()) {
+      const { host, port } = config.address
+      const listener = new FastListener(`${host}:${port}`, config, this)
       this.#listeners.push(listener)
       bound.push(await listener.listen(host, ports?.[i] ?? port, this.services.info.threads > 1))
     }
@@ -64,6 +66,10 @@ export class LocalDataPath implements DataPath, ListenerOwner {
 
   async prepare(config: Config, memory: SharedMemory): Promise<void> {
     this.#before = { config: this.services.config, memory: this.services.memory }
+    this.#settings = this.#listeners.map((listener) => {
+      const own = config.server.listen.find(({ address }) => `${address.host}:${address.port}` === listener.name)
+      return own && listener.prepare(own, config.baseDir)
+    })
     this.services.configure(config, memory)
     this.#next = new Snapshot(config, this.services)
   }
@@ -73,6 +79,10 @@ export class LocalDataPath implements DataPath, ListenerOwner {
     if (this.#next === undefined) return
     this.snapshot = this.#next
     this.#next = undefined
+    for (const [i, listener] of this.#listeners.entries()) {
+      const settings = this.#settings[i]
+      if (settings !== undefined) listener.configure(settings)
+    }
     this.services.settle(this.snapshot.config)
   }
 
@@ -108,7 +118,10 @@ export class LocalDataPath implements DataPath, ListenerOwner {
     let waiting = false
     for (const scope of this.services.scopes.values()) waiting = scope.refuseAll() > 0 || waiting
     if (waiting) await new Promise((resolve) => setTimeout(resolve, REFUSALS_LEAVE_MS))
-    return this.#listeners.reduce((cut, listener) => cut + listener.cut(), 0)
+    const cut = this.#listeners.reduce((sum, listener) => sum + listener.running, 0)
+    await Promise.all(this.#listeners.map((listener) => listener.sayGoodbye()))
+    for (const listener of this.#listeners) listener.cut()
+    return cut
   }
 
   async close(): Promise<void> {

@@ -21,6 +21,11 @@ export class HeadReader {
     return this.#partialLength > 0
   }
 
+  /** What came of a head that arrived in pieces, the last piece included; null when it lies in the piece given last. */
+  get collected(): Uint8Array | null {
+    return this.#partialLength > 0 ? this.#partial!.subarray(0, this.#partialLength) : null
+  }
+
   /** Forgets the head just read; the next bytes begin a new one. */
   reset(): void {
     this.head.reset()

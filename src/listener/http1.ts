@@ -5,48 +5,22 @@
  */
 
 import type { Socket } from 'node:net'
-import type { BodySink, BodySource, ClientStream, ListenerInfo } from '../exchange.ts'
+import { TLSSocket } from 'node:tls'
+import type { BodySink, BodySource, ClientStream, ListenerInfo, Tunnel } from '../exchange.ts'
 import { Exchange } from '../exchange.ts'
 import { ChunkedDecoder } from '../http1/chunked.ts'
-import { CHUNKED, frameRequest, type RequestFrame } from '../http1/framing.ts'
+import { CHUNKED, frameRequest, type RequestFrame, UNTIL_CLOSE } from '../http1/framing.ts'
 import { HeadReader } from '../http1/head-reader.ts'
-import { type HeadError, type HeadLimits, NEED_MORE, PARSED } from '../http1/message-head.ts'
+import { type HeadError, NEED_MORE, PARSED } from '../http1/message-head.ts'
 import { Outbox } from '../http1/outbox.ts'
 import { adoptSocket } from '../http1/socket.ts'
 import { httpDate, statusLine } from '../http1/status-line.ts'
-import type { Clock } from '../shared/clock.ts'
+import { after, type BodyError, type ClientConnection, type ConnectionHost } from './connection.ts'
 
-/** Milliseconds; 0 is off. */
-export interface ClientTimeouts {
-  /** From the first byte of a head to its last. */
-  readonly headerMs: number
-  /** Between two pieces of a request's body, and for a client that reads nothing of its answer. */
-  readonly bodyMs: number
-  /** Between two exchanges. */
-  readonly idleMs: number
-  /** Until the whole request is read. */
-  readonly requestMs: number
-}
-
-/** What the connections of a thread share. */
-export interface ConnectionHost {
-  readonly clock: Clock
-  readonly limits: HeadLimits
-  readonly maxBodyBytes: number
-  readonly timeouts: ClientTimeouts
-  readonly draining: boolean
-  /** A request's head is complete and sound. */
-  handle(x: Exchange, frame: RequestFrame): void
-  /** The head is refused, or never came whole; answers and closes. */
-  refuse(
-    x: Exchange,
-    error: HeadError | 'headerTimeout' | 'bodyTimeout' | 'bodyTooLarge' | 'badBody',
-    detail: string,
-  ): void
-  /** The exchange's `deadlineMs` has passed. */
-  expire(x: Exchange): void
-  opened(connection: Http1Connection): void
-  closed(connection: Http1Connection): void
+/** A host that can take a connection over for another protocol. */
+export interface Http1Host extends ConnectionHost {
+  /** The first bytes were the HTTP/2 preface: takes the socket, those bytes included, or answers false. */
+  takeHttp2(socket: Socket, bytes: Buffer, connection: Http1Connection): boolean
 }
 
 /** After an answer that came before the request's end, this much of the rest is read, for so long. */
@@ -64,13 +38,13 @@ const EXCHANGE = 2
 const LINGER = 3
 const CLOSED = 4
 
-export class Http1Connection implements ClientStream {
+export class Http1Connection implements ClientStream, ClientConnection {
   readonly listener: ListenerInfo
   readonly remoteAddress: string
   /** Field lines that depend on the connection alone; the pipeline keeps them here. */
   forwardedFields = ''
   source: BodySource | null = null
-  readonly #host: ConnectionHost
+  readonly #host: Http1Host
   readonly #socket: Socket
   readonly #outbox: Outbox
   readonly #reader = new HeadReader('request')
@@ -85,6 +59,8 @@ export class Http1Connection implements ClientStream {
   readonly #body: RequestBody
   #state = IDLE
   #exchange: Exchange | null = null
+  /** Set once the connection was upgraded: its bytes are no HTTP any more. */
+  #tunnel: Tunnel | null = null
   #processing = false
   #pending: Buffer | null = null
   #paused = false
@@ -98,7 +74,8 @@ export class Http1Connection implements ClientStream {
   #close = false
   #lingered = 0
 
-  constructor(host: ConnectionHost, accepted: Socket, listener: ListenerInfo, remoteAddress: string) {
+  /** @param early bytes of the client that were read before, with a PROXY header */
+  constructor(host: Http1Host, accepted: Socket, listener: ListenerInfo, remoteAddress: string, early?: Buffer) {
     this.#host = host
     this.listener = listener
     this.remoteAddress = remoteAddress
@@ -111,6 +88,7 @@ export class Http1Connection implements ClientStream {
     this.#socket.on('close', this.#onClose)
     this.#socket.on('drain', this.#onDrain)
     host.opened(this)
+    if (early !== undefined && early.length > 0 && !this.#onBytes(early, early.length)) this.#socket.pause()
   }
 
   get body(): RequestBody | null {
@@ -125,9 +103,8 @@ export class Http1Connection implements ClientStream {
     return this.#headSent
   }
 
-  /** An exchange is under way. */
-  get busy(): boolean {
-    return this.#exchange !== null
+  get running(): number {
+    return this.#exchange === null ? 0 : 1
   }
 
   // Reading.
@@ -162,8 +139,9 @@ export class Http1Connection implements ClientStream {
           pos = this.#reader.consumedTo
           this.#begin()
         } else {
+          const from = pos
           pos = length
-          this.#refuseHead(this.#reader.head.error!)
+          if (!this.#handOver(bytes, from, length)) this.#refuseHead(this.#reader.head.error!)
         }
       } else if (this.#state === EXCHANGE) {
         if (!this.#body.wanted) {
@@ -244,11 +222,28 @@ export class Http1Connection implements ClientStream {
     return x
   }
 
+  /** A head that cannot be HTTP/1: the first one may be the preface of HTTP/2 (RFC 9113 §3.4). */
+  #handOver(bytes: Uint8Array, from: number, end: number): boolean {
+    if (this.#outbox.bytesWritten > 0 || this.#reader.head.error!.kind !== 'version') return false
+    const first = this.#reader.collected ?? bytes.subarray(from, end)
+    if (!startsWithPreface(first)) return false
+    const kept = Buffer.from(first)
+    const socket = this.#socket
+    if (!this.#host.takeHttp2(socket, kept, this)) return false
+    socket.removeListener('end', this.#onEnd)
+    socket.removeListener('error', ignore)
+    socket.removeListener('close', this.#onClose)
+    socket.removeListener('drain', this.#onDrain)
+    socket.removeAllListeners('data')
+    this.#gone()
+    return true
+  }
+
   #refuseHead(error: HeadError): void {
     this.#refuse(this.#open(), error, error.detail)
   }
 
-  #refuse(x: Exchange, error: Parameters<ConnectionHost['refuse']>[1], detail: string): void {
+  #refuse(x: Exchange, error: Parameters<Http1Host['refuse']>[1], detail: string): void {
     this.#frame.length = 0
     this.#bodiless = false
     this.#close = true
@@ -256,7 +251,7 @@ export class Http1Connection implements ClientStream {
   }
 
   /** The body broke a rule, or came too slowly: an answer if none has begun, else the end. */
-  bodyFailed(why: 'bodyTooLarge' | 'badBody' | 'bodyTimeout', detail: string): void {
+  bodyFailed(why: BodyError, detail: string): void {
     const x = this.#exchange
     if (x === null) {
       this.destroy()
@@ -286,6 +281,7 @@ export class Http1Connection implements ClientStream {
 
   /** Each piece of the body moves its deadline, but never past that of the whole request. */
   watchBody(): void {
+    if (this.#tunnel !== null) return // whoever made it watches both directions
     const { bodyMs, requestMs } = this.#host.timeouts
     this.#deadlineMs = Math.min(after(this.#host.clock.coarseMs, bodyMs), after(this.#headMs, requestMs))
   }
@@ -388,10 +384,30 @@ export class Http1Connection implements ClientStream {
     this.#close = true
   }
 
+  upgrade(fields: string, tunnel: Tunnel): void {
+    if (this.#state !== EXCHANGE) return
+    this.#tunnel = tunnel
+    this.#headSent = true
+    this.#bodiless = false
+    this.#chunked = false
+    this.#left = -1
+    this.#close = true
+    this.#deadlineMs = Number.POSITIVE_INFINITY
+    this.#outbox.text(`${statusLine(101)}${fields}Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n`)
+    this.#outbox.flush()
+    this.#frame.length = UNTIL_CLOSE
+    this.#body.begin(UNTIL_CLOSE, false)
+    this.#body.sink = tunnel
+    this.#body.resume()
+  }
+
+  goAway(): void {
+    this.#tunnel?.goAway()
+  }
+
   destroy(): void {
     if (this.#state === CLOSED) return
-    this.#socket.resetAndDestroy?.()
-    this.#socket.destroy()
+    reset(this.#socket)
     this.#gone()
   }
 
@@ -399,6 +415,7 @@ export class Http1Connection implements ClientStream {
     const x = this.#exchange!
     const rest = this.#frame.length !== 0 && !this.#body.complete
     this.#exchange = null
+    this.#tunnel = null
     this.source = null
     this.#body.detach()
     if (this.#close || rest) this.#linger()
@@ -429,7 +446,8 @@ export class Http1Connection implements ClientStream {
   }
 
   readonly #onEnd = (): void => {
-    if (this.#state === EXCHANGE)
+    if (this.#tunnel !== null) this.#body.ended()
+    else if (this.#state === EXCHANGE)
       this.destroy() // the client is gone: stop the work (as nginx, Go and Envoy do)
     else if (this.#state === LINGER) this.#socket.destroy()
     else this.#socket.end()
@@ -445,6 +463,7 @@ export class Http1Connection implements ClientStream {
     this.#pending = null
     const x = this.#exchange
     this.#exchange = null
+    this.#tunnel = null
     this.#body.cut()
     this.source = null
     if (x !== null) {
@@ -551,6 +570,9 @@ export class RequestBody implements BodySource {
       }
       if (decoder.dataEnd > decoder.dataStart && !this.#give(bytes, decoder.dataStart, decoder.dataEnd)) return end
       if (decoder.done) this.#end(decoder.trailers)
+    } else if (this.length === UNTIL_CLOSE) {
+      this.#give(bytes, from, end)
+      pos = end
     } else {
       pos = Math.min(end, from + this.#left)
       this.#left -= pos - from
@@ -563,7 +585,7 @@ export class RequestBody implements BodySource {
   #give(bytes: Uint8Array, from: number, end: number): boolean {
     this.#received += end - from
     const max = this.#connection.maxBodyBytes
-    if (max > 0 && this.#received > max) {
+    if (max > 0 && this.#received > max && this.length !== UNTIL_CLOSE) {
       this.#fail('bodyTooLarge', `the body is larger than ${max} bytes`)
       return false
     }
@@ -581,6 +603,11 @@ export class RequestBody implements BodySource {
     this.sink = null
     this.#connection.bodyEnded()
     sink?.end(trailers)
+  }
+
+  /** A tunnel's client sends no more. */
+  ended(): void {
+    if (!this.complete) this.#end('')
   }
 
   #fail(why: 'bodyTooLarge' | 'badBody', detail: string): void {
@@ -611,8 +638,17 @@ export class RequestBody implements BodySource {
   }
 }
 
-function after(nowMs: number, delayMs: number): number {
-  return delayMs > 0 ? nowMs + delayMs : Number.POSITIVE_INFINITY
+const PREFACE = Buffer.from('PRI * HTTP/2')
+
+function startsWithPreface(bytes: Uint8Array): boolean {
+  return PREFACE.equals(bytes.subarray(0, PREFACE.length))
+}
+
+/** Closes with a reset: under TLS that is the matter of the socket below, which the TLS socket closes with. */
+function reset(socket: Socket): void {
+  const below = socket instanceof TLSSocket ? (socket as unknown as { _parent?: Socket })._parent : socket
+  if (below?.connecting === false && !below.destroyed) below.resetAndDestroy()
+  socket.destroy()
 }
 
 function ignore(): void {}
