@@ -2,13 +2,15 @@
 
 import { ConfigError, formatProblem } from './config/problems.ts'
 import type { Gateway } from './gateway.ts'
-import type { AdminRoutes } from './listener/admin.ts'
+import { AdminError, type AdminRoutes } from './listener/admin.ts'
 import { certificateExpiry } from './listener/tls.ts'
 import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
 import { MetricsPage } from './observability/registry.ts'
 import { Places } from './policies/admission/places.ts'
 import { normalCapacity, scopeLimits } from './policies/admission/policy.ts'
 import { MetricsReader } from './shared/metrics-reader.ts'
+import { type UpstreamStatus, upstreamGauges } from './upstream/status.ts'
+import type { EndpointOrder } from './upstream/upstream.ts'
 import { VERSION } from './version.ts'
 
 export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: AdminRoutes; probes: AdminRoutes }> {
@@ -19,17 +21,29 @@ export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: Adm
     reload: () => gateway.lastReload,
   })
   page.addSource(() => certificateExpiry(gateway.config.server.listen, gateway.config.baseDir))
+  let upstreams: UpstreamStatus = {}
+  page.addSource(() => upstreamGauges(upstreams))
   const probes: AdminRoutes = {
     'GET /livez': (_request, response) => response.json({ status: 'alive' }),
     'GET /readyz': (_request, response) => {
       const { ready, reason } = gateway.readiness
       response.json({ ready, ...(reason !== '' && { reason }) }, ready ? 200 : 503)
     },
-    'GET /metrics': async (_request, response) => response.text(await page.render(), page.contentType),
+    'GET /metrics': async (_request, response) => {
+      upstreams = await gateway.upstreams()
+      response.text(await page.render(), page.contentType)
+    },
   }
   const admin: AdminRoutes = {
     ...probes,
     'GET /upstreams': async (_request, response) => response.json(await gateway.upstreams()),
+    'POST /upstreams': async (request, response) => {
+      const { upstream, url, ...order } = parseEndpointOrder(await request.json())
+      if (!(await gateway.orderEndpoint(upstream, url, order))) {
+        throw new AdminError(404, 'There is no such endpoint')
+      }
+      response.json(await gateway.upstreams())
+    },
     'POST /reload': async (_request, response) => {
       try {
         await gateway.requestReload()
@@ -45,6 +59,29 @@ export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: Adm
     },
   }
   return { admin, probes }
+}
+
+/**
+ * The body of `POST /upstreams`: `{"upstream":"app","url":"http://10.0.0.1:8080","weight":0}`, or `"drain":true`. Without
+ * either, earlier orders are taken back.
+ */
+function parseEndpointOrder(body: unknown): { upstream: string; url: string } & EndpointOrder {
+  const { upstream, url, weight, drain, ...rest } = (body ?? {}) as Record<string, unknown>
+  const sound =
+    typeof upstream === 'string' &&
+    typeof url === 'string' &&
+    (weight === undefined || (Number.isInteger(weight) && Number(weight) >= 0 && Number(weight) <= 1000)) &&
+    (drain === undefined || typeof drain === 'boolean') &&
+    Object.keys(rest).length === 0
+  if (!sound) {
+    throw new AdminError(400, 'Expected "upstream", "url", and "weight" (0 to 1000) or "drain" (true or false)')
+  }
+  return {
+    upstream,
+    url,
+    ...(weight !== undefined && { weight: Number(weight) }),
+    ...(drain === true && { drain: true }),
+  }
 }
 
 /** Read from shared memory: no thread is asked. */

@@ -18,7 +18,8 @@ import { Places } from './policies/admission/places.ts'
 import type { Readiness, ThreadInfo } from './services.ts'
 import { LimiterTable } from './shared/limiter-table.ts'
 import { createSharedMemory, type SharedMemory } from './shared/memory.ts'
-import type { EndpointStatus } from './upstream/upstream.ts'
+import { mergeStatus, type UpstreamStatus } from './upstream/status.ts'
+import type { EndpointOrder } from './upstream/upstream.ts'
 import { type DataPath, LocalDataPath, type WorkerCall, type WorkerInit, type WorkerResult } from './worker.ts'
 
 export interface GatewayOptions {
@@ -302,28 +303,21 @@ export class Gateway {
     for (const path of this.#paths) path.setReadiness(this.readiness)
   }
 
-  /** Endpoints by upstream, all threads together: in flight is summed, the worst state is told. */
-  async upstreams(): Promise<Record<string, EndpointStatus[]>> {
+  /** Endpoints by upstream, all threads together. */
+  async upstreams(): Promise<UpstreamStatus> {
     const answers = await Promise.allSettled(this.#paths.map((path) => path.upstreams()))
-    const [first, ...others] = answers.filter((answer) => answer.status === 'fulfilled').map(({ value }) => value)
-    for (const other of others) {
-      for (const [name, endpoints] of Object.entries(other)) {
-        for (const endpoint of endpoints) {
-          const known = first![name]?.find(({ url }) => url === endpoint.url) as
-            | { inFlight: number; state: string; reason: string }
-            | undefined
-          if (known === undefined) continue
-          known.inFlight += endpoint.inFlight
-          if (endpoint.state !== 'healthy') Object.assign(known, { state: endpoint.state, reason: endpoint.reason })
-        }
-      }
-    }
-    const upstreams = first ?? {}
+    const upstreams = mergeStatus(answers.filter((answer) => answer.status === 'fulfilled').map(({ value }) => value))
     this.#judgeReadiness(upstreams)
     return upstreams
   }
 
-  #judgeReadiness(upstreams: Record<string, EndpointStatus[]>): void {
+  /** An operator's order about an endpoint, in all threads. False when there is no such endpoint. */
+  async orderEndpoint(upstream: string, url: string, order: EndpointOrder): Promise<boolean> {
+    const known = await Promise.all(this.#paths.map((path) => path.orderEndpoint(upstream, url, order)))
+    return known.some((found) => found)
+  }
+
+  #judgeReadiness(upstreams: UpstreamStatus): void {
     const down = Object.entries(this.config.upstreams)
       .filter(([, { critical }]) => critical)
       .map(([name]) => name)
@@ -453,8 +447,12 @@ class WorkerDataPath implements DataPath {
     this.#call('setReadiness', readiness).catch(() => {})
   }
 
-  upstreams(): Promise<Record<string, EndpointStatus[]>> {
+  upstreams(): Promise<UpstreamStatus> {
     return this.#call('upstreams')
+  }
+
+  orderEndpoint(upstream: string, url: string, order: EndpointOrder): Promise<boolean> {
+    return this.#call('orderEndpoint', upstream, url, order)
   }
 
   reopenLogs(): Promise<void> {

@@ -25,7 +25,10 @@ import { compileRewrite } from './routing/rewrite.ts'
 import { GLOBAL_SCOPE, type Services } from './services.ts'
 import { methodId, NO_ROUTE_ID } from './shared/metrics.ts'
 import type { Endpoint } from './upstream/endpoint.ts'
+import { compileFaults } from './upstream/faults.ts'
+import { Mirror } from './upstream/mirror.ts'
 import { type SendHandler, send } from './upstream/send.ts'
+import { compileSplit } from './upstream/split.ts'
 import type { Upstream } from './upstream/upstream.ts'
 
 export interface RouteContext {
@@ -149,7 +152,10 @@ interface WayBack {
 /** From admission to the client: choose an upstream, send, hand the answer on. */
 function compileForwarding(config: RouteConfig, context: RouteContext, back: WayBack): RouteHandler {
   const { services } = context
-  const chooseUpstream = compileSplit(config, services)
+  const parts = (config.split ?? [{ upstream: config.upstream!, weight: 1 }]).map(({ upstream, weight }) => {
+    return { name: upstream, weight, target: services.upstreams.get(upstream)! }
+  })
+  const chooseUpstream = compileSplit(parts, config.splitBy, config.name)
   const rewrite = compileRewrite(config)
   const { compression, responseDrop, passed } = back
 
@@ -168,40 +174,37 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
     return sink
   }
 
-  const handlers = new Map<Upstream, SendHandler>()
-  for (const upstream of chooseUpstream.all) {
+  const requestTextFor = (upstream: Upstream) => {
     const startTrace = context.forward.startTrace && services.tracer === undefined // whose span it is then, see tracing.ts
     const forward = { ...context.forward, startTrace, host: upstream.config.host ?? '' }
+    return (x: Exchange, endpoint: Endpoint) =>
+      requestHead(x, rewrite === undefined ? x.path : rewrite(x.path), endpoint.authority, forward)
+  }
+  const copies = config.mirror === undefined ? undefined : services.upstreams.get(config.mirror.upstream)!
+  const mirror =
+    copies === undefined ? undefined : new Mirror(copies, config.mirror!, requestTextFor(copies), services.info.threads)
+
+  const handlers = new Map<Upstream, SendHandler>()
+  for (const { target: upstream } of parts) {
     const retryConfig = config.retry ?? upstream.config.retry
     handlers.set(upstream, {
       retry: config.retry === undefined ? undefined : upstream.compileRetry(config.retry),
       replayBytes: retryConfig.attempts > 0 ? retryConfig.bodyBytes : 0,
-      requestText: (x: Exchange, endpoint: Endpoint) =>
-        requestHead(x, rewrite === undefined ? x.path : rewrite(x.path), endpoint.authority, forward),
+      requestText: requestTextFor(upstream),
+      mirror,
       answered,
       informational: (x: Exchange, head: MessageHead) =>
         x.client.informational(head.status, responseFields(head, null)),
       failed: refuse,
     })
   }
-  return (x) => {
+  const forward: RouteHandler = (x) => {
     const upstream = chooseUpstream(x)
     send(x, upstream, handlers.get(upstream)!)
   }
-}
-
-/** The upstream of a route, or one of several by weight. */
-function compileSplit(config: RouteConfig, services: Services): { (x: Exchange): Upstream; all: Upstream[] } {
-  const parts = config.split ?? [{ upstream: config.upstream!, weight: 1 }]
-  const all = parts.map(({ upstream }) => services.upstreams.get(upstream)!)
-  if (all.length === 1) return Object.assign(() => all[0]!, { all })
-  const total = parts.reduce((sum, { weight }) => sum + weight, 0)
-  const choose = () => {
-    let at = Math.random() * total
-    for (const [i, { weight }] of parts.entries()) if ((at -= weight) < 0) return all[i]!
-    return all[all.length - 1]!
-  }
-  return Object.assign(choose, { all })
+  if (config.faults === undefined) return forward
+  const fault = compileFaults(config.faults)
+  return (x) => fault(x, forward, refuse)
 }
 
 /** What the gateway says of limits is its own: an upstream's would contradict it. */

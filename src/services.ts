@@ -129,7 +129,10 @@ export class Services {
   /** What the first requests would miss: connections to Redis, key sets. Bounded: a service that is down delays no start. */
   async ready(): Promise<void> {
     const doors = [...this.#redis.values()].map((door) => door.whenUp(START_WAIT_MS))
-    const keys = Promise.race([this.keySets.ready(), new Promise((resolve) => setTimeout(resolve, START_WAIT_MS).unref())])
+    const keys = Promise.race([
+      this.keySets.ready(),
+      new Promise((resolve) => setTimeout(resolve, START_WAIT_MS).unref()),
+    ])
     await Promise.all([...doors, keys])
   }
 
@@ -238,11 +241,11 @@ export class Services {
       const upstream = this.upstreams.get(name)
       if (upstream !== undefined) upstream.configure(settings)
       else {
-        const { clock, logger, info } = this
+        const { clock, logger, metrics, info } = this
         const streamIdleMs = config.server.timeouts.tunnelIdle
         this.upstreams.set(
           name,
-          new Upstream(name, settings, { clock, logger, ...info, streamIdleMs, stickySecret: this.memory.secret }),
+          new Upstream(name, settings, { clock, logger, metrics, ...info, streamIdleMs, baseDir: config.baseDir }),
         )
       }
     }

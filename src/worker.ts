@@ -9,7 +9,8 @@ import { FastListener, type ListenerOwner, type ListenerSettings } from './liste
 import { type Readiness, Services, type ThreadInfo } from './services.ts'
 import type { SharedMemory } from './shared/memory.ts'
 import { Snapshot } from './snapshot.ts'
-import type { EndpointStatus } from './upstream/upstream.ts'
+import type { UpstreamStatus } from './upstream/status.ts'
+import type { EndpointOrder } from './upstream/upstream.ts'
 
 /** Time for the last refusals to reach their clients before connections are cut. */
 const REFUSALS_LEAVE_MS = 100
@@ -25,7 +26,9 @@ export interface DataPath {
   /** Undoes `prepare`, also a failed one. */
   rollback(): Promise<void>
   setReadiness(readiness: Readiness): void
-  upstreams(): Promise<Record<string, EndpointStatus[]>>
+  upstreams(): Promise<UpstreamStatus>
+  /** False when there is no such endpoint. */
+  orderEndpoint(upstream: string, url: string, order: EndpointOrder): Promise<boolean>
   reopenLogs(): Promise<void>
   /** Stops accepting and lets exchanges end, for so long; then cuts. Returns how many were cut. */
   drain(timeoutMs: number): Promise<number>
@@ -98,7 +101,11 @@ export class LocalDataPath implements DataPath, ListenerOwner {
     this.services.readiness = () => readiness
   }
 
-  async upstreams(): Promise<Record<string, EndpointStatus[]>> {
+  async orderEndpoint(upstream: string, url: string, order: EndpointOrder): Promise<boolean> {
+    return this.services.upstreams.get(upstream)?.order(url, order) ?? false
+  }
+
+  async upstreams(): Promise<UpstreamStatus> {
     const nowMs = performance.now()
     return Object.fromEntries([...this.services.upstreams].map(([name, upstream]) => [name, upstream.status(nowMs)]))
   }

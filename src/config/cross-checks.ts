@@ -151,6 +151,9 @@ function checkRoutes(config: Config, names: KnownNames, refer: Refer, error: Rep
     route.split?.forEach((part, n) => {
       upstream(at('split', n, 'upstream'), part.upstream)
     })
+    if (route.faults !== undefined && !config.server.allowFaults) {
+      error(at('faults'), 'needs "server.allowFaults: true", which no gateway of a real service should have', 'key')
+    }
     if (route.mirror !== undefined) upstream(at('mirror', 'upstream'), route.mirror.upstream)
     route.jwt?.forEach((name, n) => {
       refer(at('jwt', n), name, names.jwt, 'JWT policy', 'identity.jwt')

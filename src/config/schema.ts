@@ -21,10 +21,10 @@ import {
   redisConfig,
 } from '../policies/rate-limit/config.ts'
 import { matchConfig } from '../routing/config.ts'
-import { retryConfig, upstreamConfig } from '../upstream/config.ts'
+import { faultsConfig, mirrorConfig, retryConfig, splitByConfig, upstreamConfig } from '../upstream/config.ts'
 import { nameOf } from './address.ts'
 import { serverConfig } from './server.ts'
-import { duration, percent } from './types.ts'
+import { duration } from './types.ts'
 
 const reference = () => z.string().min(1)
 
@@ -46,13 +46,11 @@ const forwardingKeys = {
 
 /** Keys of a route that only make sense on the way to an upstream. */
 const upstreamOnlyKeys = {
-  mirror: z
-    .strictObject({
-      upstream: reference().describe('The upstream that gets a copy; its answers are dropped.'),
-      percent: percent().prefault(100).describe('Share of the requests that are copied.'),
-    })
+  splitBy: splitByConfig.optional().describe('With `split`: a cookie or a request field decides before the weights.'),
+  mirror: mirrorConfig.optional().describe('Sends a copy elsewhere. Never slows or fails the exchange itself.'),
+  faults: faultsConfig
     .optional()
-    .describe('Sends a copy elsewhere. Never slows or fails the exchange itself.'),
+    .describe('Delays or fails requests on purpose: for tests, and only with `server.allowFaults`.'),
   rewrite: z
     .strictObject({
       prefix: z
@@ -119,6 +117,9 @@ export const routeConfig = z
           message: `has no effect on "${given[0]}", which asks no upstream`,
         })
       }
+    }
+    if (route.splitBy !== undefined && route.split === undefined) {
+      context.addIssue({ code: 'custom', path: ['splitBy'], message: 'has no effect without "split"' })
     }
     if (route.rewrite?.prefix !== undefined && route.match.pathPrefix === undefined) {
       context.addIssue({

@@ -101,6 +101,10 @@ export const serverConfig = z.strictObject({
     .enum(['reject', 'keep'])
     .default('reject')
     .describe('Paths with %2F or %5C: answered 400, or forwarded as they are.'),
+  allowFaults: z
+    .boolean()
+    .default(false)
+    .describe('Lets routes delay and fail requests on purpose (`faults`). For tests alone.'),
   forwardedHeader: z.boolean().default(false).describe('Adds the `Forwarded` field (RFC 7239) beside X-Forwarded-*.'),
   limits: z
     .strictObject({

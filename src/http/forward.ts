@@ -26,7 +26,7 @@ const TRUSTED_REQUEST_DROP = REQUEST_DROP.slice()
 TRUSTED_REQUEST_DROP[FIELD_ID.forwarded] = 0
 
 /** Fields of an answer that are written anew or stay behind. */
-const RESPONSE_DROP = dropTable([...HOP_BY_HOP, 'content-length', 'x-request-id', 'fluxor-slots'])
+const RESPONSE_DROP = dropTable([...HOP_BY_HOP, 'content-length', 'x-request-id', 'fluxor-slots', 'fluxor-shed'])
 
 function dropTable(names: readonly FieldName[]): Uint8Array {
   const table = new Uint8Array(256)

@@ -2,7 +2,7 @@
 
 import { z } from 'zod'
 import { httpUrl } from '../config/address.ts'
-import { bytes, duration, oneOrMore, percent, secret } from '../config/types.ts'
+import { bytes, duration, fieldName, oneOrMore, percent, secret } from '../config/types.ts'
 
 const endpoint = z.strictObject({
   url: httpUrl()
@@ -55,27 +55,43 @@ const statusRange = () =>
     })
     .transform(String)
 
-const health = z.strictObject({
-  path: z
-    .string()
-    .regex(/^\/[^\s#]*$/, { error: 'expected a path that starts with "/"' })
-    .describe('Path that is asked, with GET.'),
-  interval: duration().prefault('5s').describe('Between two checks of one endpoint, with ±10 % of jitter.'),
-  timeout: duration().prefault('1s').describe('Longest wait for the answer.'),
-  rise: z.int().min(1).default(2).describe('Good checks in a row before an endpoint is used again.'),
-  fall: z.int().min(1).default(3).describe('Bad checks in a row before it is not.'),
-  status: oneOrMore(statusRange())
-    .prefault('200-399')
-    .describe('Statuses that count as good: one, a range, or a list.'),
-  host: z.string().min(1).optional().describe("Host field of the check; the endpoint's own without it."),
-})
+const health = z
+  .strictObject({
+    path: z
+      .string()
+      .regex(/^\/[^\s#]*$/, { error: 'expected a path that starts with "/"' })
+      .optional()
+      .describe('Path that is asked, with GET.'),
+    tcp: z.literal(true).optional().describe('In place of `path`: an accepted TCP connection is enough.'),
+    interval: duration().prefault('5s').describe('Between two checks of one endpoint, with ±10 % of jitter.'),
+    timeout: duration().prefault('1s').describe('Longest wait for the answer.'),
+    rise: z.int().min(1).default(2).describe('Good checks in a row before an endpoint is used again.'),
+    fall: z.int().min(1).default(3).describe('Bad checks in a row before it is not.'),
+    status: oneOrMore(statusRange())
+      .prefault('200-399')
+      .describe('Statuses that count as good: one, a range, or a list.'),
+    body: z.string().min(1).optional().describe('Text that must stand in the first 64 KiB of the answer.'),
+    host: z.string().min(1).optional().describe("Host field of the check; the endpoint's own without it."),
+  })
+  .refine(({ path, tcp }) => (path === undefined) !== (tcp === undefined), { error: 'takes one of "path" and "tcp"' })
+  .refine(({ tcp, body, host }) => tcp === undefined || (body === undefined && host === undefined), {
+    error: '"body" and "host" go with "path"',
+  })
 
 const outlier = z.strictObject({
   consecutiveErrors: z
     .int()
-    .min(1)
+    .min(0)
     .default(5)
-    .describe('5xx answers or connection failures in a row that eject an endpoint.'),
+    .describe('5xx answers or failures without an answer, in a row, that eject an endpoint. 0: this rule is off.'),
+  errorRatio: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe('Share of failures in the window that ejects an endpoint, 0 to 1. Absent: this rule is off.'),
+  minRequests: z.int().min(1).default(20).describe('Fewer requests in the window say nothing about the share.'),
+  window: duration().prefault('10s').describe('The window of `errorRatio`.'),
   ejectFor: duration()
     .prefault('30s')
     .describe('First ejection; each one that follows is longer by as much, up to ten times.'),
@@ -86,7 +102,20 @@ const circuitBreaker = z.strictObject({
   errorRatio: z.number().gt(0).max(1).default(0.5).describe('Share of failures in the window that opens it, 0 to 1.'),
   minRequests: z.int().min(1).default(20).describe('Fewer requests in the window never open it.'),
   window: duration().prefault('10s').describe('The window.'),
-  openFor: duration().prefault('5s').describe('How long it answers 503 before it lets a probe pass.'),
+  openFor: duration()
+    .prefault('5s')
+    .describe(
+      'How long it answers 503 before it lets a probe pass; each opening in a row doubles it, up to ten times.',
+    ),
+  slowCallRatio: z
+    .number()
+    .gt(0)
+    .max(1)
+    .optional()
+    .describe('Share of calls slower than `slowCall` that opens it, 0 to 1. Absent: slow calls do not.'),
+  slowCall: duration().prefault('1s').describe('A call that takes longer than this to its head is slow.'),
+  probes: z.int().min(1).default(3).describe('Probes in a row, one at a time, that must succeed before it closes.'),
+  ramp: duration().prefault(0).describe('Over how long traffic grows from a tenth to all once it closes. 0: at once.'),
 })
 
 const retryCondition = z
@@ -107,6 +136,11 @@ export const retryConfig = z.strictObject({
   budgetPercent: percent()
     .prefault(20)
     .describe('Retries as a share of the first tries of the last 10 s, plus 3 a second.'),
+  perTryTimeout: duration()
+    .prefault(0)
+    .describe(
+      'How long one try may take to the head of its answer, connecting and waiting included, before the next one takes its place. A try that none can follow goes on. 0: no limit.',
+    ),
   bodyBytes: bytes().prefault('64KiB').describe('Largest request body that is kept to be sent again.'),
 })
 export type RetryConfig = z.output<typeof retryConfig>
@@ -115,6 +149,13 @@ const upstreamTls = z.strictObject({
   ca: z.string().min(1).optional().describe("File with the CA certificates, PEM, in place of the system's."),
   cert: z.string().min(1).optional().describe('File with the certificate that the gateway shows, PEM.'),
   key: z.string().min(1).optional().describe('File with its private key, PEM.'),
+  pin: oneOrMore(
+    z.string().regex(/^[A-Za-z0-9+/]{43}=$/, { error: 'expected the SHA-256 of a public key (SPKI) in base64' }),
+  )
+    .optional()
+    .describe(
+      "SHA-256 of the service's public key (SPKI), base64; one or several. The certificate must have one of them and still be valid.",
+    ),
   serverName: z.string().min(1).optional().describe('Name sent as SNI and expected in the certificate.'),
   verify: z.boolean().default(true).describe('false accepts any certificate: for tests alone.'),
   minVersion: z.enum(['TLSv1.2', 'TLSv1.3']).default('TLSv1.2').describe('Oldest TLS version that is spoken.'),
@@ -165,7 +206,7 @@ export const upstreamConfig = z
       })
       .optional()
       .describe(
-        'A slow idempotent request is sent a second time, within the retry budget; the first answer wins. Absent: off.',
+        'A slow GET or HEAD without a body is sent to a second endpoint too, within the retry budget; the first answer wins. Absent: off.',
       ),
     tls: upstreamTls.optional().describe('TLS to `https` endpoints; with `dns` it turns TLS on.'),
     host: z
@@ -201,9 +242,50 @@ export const upstreamConfig = z
     path: ['tls'],
     error: '"cert" and "key" go together',
   })
+  .refine((upstream) => upstream.tls?.pin === undefined || upstream.tls.verify, {
+    path: ['tls'],
+    error: '"pin" needs "verify"; a certificate that nobody signed can stand in "ca"',
+  })
   .refine((upstream) => upstream.balance !== 'hash' || upstream.sticky === undefined, {
     path: ['sticky'],
     error: 'not with "balance: hash", which already keeps a client on its endpoint',
   })
 export type UpstreamConfig = z.output<typeof upstreamConfig>
+
+/** `split`: what decides before the weights do. */
+export const splitByConfig = z
+  .strictObject({
+    cookie: z
+      .string()
+      .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, { error: 'expected a cookie name' })
+      .optional()
+      .describe('Cookie that keeps a client on the part it got, as long as its weight is above 0.'),
+    ttl: duration().prefault(0).describe('Life of the cookie; 0: until the browser closes.'),
+    header: fieldName()
+      .optional()
+      .describe('Request field whose value names the part (an upstream of the split), whatever its weight.'),
+  })
+  .refine(({ cookie, header }) => cookie !== undefined || header !== undefined, {
+    error: 'takes "cookie", "header" or both',
+  })
+export type SplitByConfig = z.output<typeof splitByConfig>
+
+export const mirrorConfig = z.strictObject({
+  upstream: z.string().min(1).describe('The upstream that gets a copy; its answers are dropped.'),
+  percent: percent().prefault(100).describe('Share of the requests that are copied.'),
+  timeout: duration().prefault('5s').describe('Longest time for a copy, answer included; then it is given up.'),
+  maxInFlight: z.int().min(1).default(100).describe('Most copies at once, over all threads; beyond it none is made.'),
+  bodyBytes: bytes().prefault('64KiB').describe('A request with a larger body is not copied.'),
+})
+export type MirrorConfig = z.output<typeof mirrorConfig>
+
+export const faultsConfig = z
+  .strictObject({
+    delay: duration().prefault(0).describe('Waits before the upstream is asked.'),
+    abort: z.int().min(400).max(599).optional().describe('Answers with this status in place of the upstream.'),
+    percent: percent().prefault(100).describe('Share of the requests.'),
+  })
+  .refine(({ delay, abort }) => delay > 0 || abort !== undefined, { error: 'takes "delay", "abort" or both' })
+export type FaultsConfig = z.output<typeof faultsConfig>
+
 export type EndpointConfig = NonNullable<UpstreamConfig['endpoints']>[number]

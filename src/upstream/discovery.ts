@@ -24,6 +24,7 @@ export class EndpointSet {
   endpoints: readonly Endpoint[] = []
   /** Removed, with exchanges still in flight. */
   #leaving: Endpoint[] = []
+  #weights = new Map<string, number>()
 
   get leaving(): readonly Endpoint[] {
     return this.#leaving
@@ -41,9 +42,11 @@ export class EndpointSet {
     const present = new Set(this.endpoints)
     const next = new Map<string, Endpoint>()
     const added: Endpoint[] = []
+    this.#weights.clear()
     for (const spec of specs) {
       const key = endpointKey(spec.address)
       if (next.has(key)) continue
+      this.#weights.set(key, spec.weight ?? 1)
       let endpoint = known.get(key)
       if (endpoint === undefined || endpoint.serverName !== (spec.address.serverName ?? spec.address.host)) {
         endpoint = new Endpoint(spec.address, spec, nowMs)
@@ -69,6 +72,11 @@ export class EndpointSet {
     this.#leaving = [...this.#leaving, ...removed].filter((e) => !stays.has(e) && e.inFlight > 0)
     this.endpoints = [...next.values()]
     return { added, removed }
+  }
+
+  /** As the last specs said, whatever it was set to since. */
+  weightOf(endpoint: Endpoint): number {
+    return this.#weights.get(endpoint.key) ?? endpoint.weight
   }
 
   /** Forgets the leaving endpoints that have nothing in flight any more. */

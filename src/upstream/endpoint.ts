@@ -81,12 +81,18 @@ export class Endpoint {
   ejectedUntilMs = -Infinity
   /** How often in a row outlier detection ejected it; lengthens the next ejection. */
   ejections = 0
+  /** Connections in a row that could not be made. */
+  connectFailures = 0
+  /** Before that it is passed over, where there is another: its last connection could not be made. */
+  unreachableUntilMs = -Infinity
   /** Counters of outlier detection; null when it is off. */
   outlier: OutlierRecord | null = null
   /** The endpoint's own circuit breaker; null when it is off. */
   breaker: Breaker | null = null
   /** A health check has been answered: from then on it takes several in a row to change the state. */
   proven = false
+  /** Number of its request counter in the metrics; -1: none yet. */
+  series = -1
   /** Why it is in its state, for people: `GET /health answered 500`. */
   reason = ''
   /** When `state` last changed, on the clock passed in. */
@@ -140,7 +146,26 @@ export class Endpoint {
       if (this.#flags !== EJECTED || nowMs < this.ejectedUntilMs) return false
       this.endEjection(nowMs)
     }
+    if (nowMs < this.unreachableUntilMs) return false
     return this.breaker === null || this.breaker.wouldAllow(nowMs)
+  }
+
+  /** No connection could be made. Known at once and without health checks; each failure in a row doubles the pause. */
+  connectFailed(nowMs: number): void {
+    this.connectFailures++
+    this.holdBack(nowMs)
+  }
+
+  /** A try begins at an endpoint that could not be reached: until it has shown what is the case, it is the only one. */
+  holdBack(nowMs: number): void {
+    this.unreachableUntilMs =
+      nowMs + Math.min(UNREACHABLE_MS * 2 ** Math.min(this.connectFailures - 1, 10), LONGEST_UNREACHABLE_MS)
+  }
+
+  /** A connection was made. */
+  reached(): void {
+    this.connectFailures = 0
+    this.unreachableUntilMs = -Infinity
   }
 
   markHealthy(nowMs: number, reason = ''): void {
@@ -184,6 +209,9 @@ export class Endpoint {
     if (this.#flags === 0) this.slowStartFromMs = nowMs
   }
 }
+
+const UNREACHABLE_MS = 500
+const LONGEST_UNREACHABLE_MS = 5_000
 
 /** What an endpoint's latency is taken for before the first answer (Finagle and Linkerd use 30 ms too). */
 const SEED_MS = 30

@@ -53,6 +53,8 @@ export interface RetryOptions {
   /** Retries of one request, beyond the first try. */
   readonly attempts: number
   readonly on: RetryConditions
+  /** Longest time for one try; it counts as a timeout that is tried again, whatever `on` says. Default 0: no limit. */
+  readonly perTryTimeoutMs?: number
   /** Back-off before the second retry on; the first goes at once after a failed connection. Default 25 and 250. */
   readonly backoffBaseMs?: number
   readonly backoffMaxMs?: number
@@ -82,6 +84,8 @@ export interface FailedTry {
 }
 
 export class RetryPolicy {
+  /** 0: no limit. */
+  readonly perTryTimeoutMs: number
   readonly #options: RetryOptions
   readonly #budget: RetryBudget
   readonly #random: () => number
@@ -90,6 +94,7 @@ export class RetryPolicy {
   constructor(options: RetryOptions, budget: RetryBudget) {
     this.#options = options
     this.#budget = budget
+    this.perTryTimeoutMs = options.perTryTimeoutMs ?? 0
     this.#random = options.random ?? Math.random
     this.#maxRetryAfterMs = options.maxRetryAfterMs ?? 1000
   }
@@ -103,7 +108,7 @@ export class RetryPolicy {
     if (t.retries >= attempts || !t.bodyReplayable) return -1
     // A full gateway would only refuse again.
     if (t.shed) return t.elsewhere !== false && this.#budget.tryRetry(nowMs) ? 0 : -1
-    if (t.failure === null ? on.statuses[t.status] !== 1 : !isWanted(on, t.failure)) return -1
+    if (t.failure === null ? on.statuses[t.status] !== 1 : !this.#isWanted(t.failure)) return -1
     if (!isReplayable(t.method, t.sent)) return -1
     if (t.retryAfterMs > this.#maxRetryAfterMs) return -1
     if (!this.#budget.tryRetry(nowMs)) return -1
@@ -112,16 +117,17 @@ export class RetryPolicy {
     return t.retries === 0 && !t.sent ? 0 : this.#backoffMs(t.retries)
   }
 
+  #isWanted(failure: TryFailure): boolean {
+    const { on } = this.#options
+    if (failure === 'connectError') return on.connectError
+    if (failure === 'reset') return on.reset
+    return failure === 'timeout' && (on.timeout || this.perTryTimeoutMs > 0)
+  }
+
   #backoffMs(retries: number): number {
     const { backoffBaseMs = 25, backoffMaxMs = 250 } = this.#options
     return this.#random() * Math.min(backoffBaseMs * 2 ** retries, backoffMaxMs)
   }
-}
-
-function isWanted(on: RetryConditions, failure: TryFailure): boolean {
-  if (failure === 'connectError') return on.connectError
-  if (failure === 'reset') return on.reset
-  return failure === 'timeout' && on.timeout
 }
 
 const BUCKET_MS = 1000

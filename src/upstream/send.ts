@@ -1,6 +1,9 @@
 /**
  * Serves one exchange at an upstream: breaker, endpoint, connection, request, answer, and second tries where they are
  * safe, wanted and paid for. Hands the answer's head and body on as they come. Ends by itself when the client leaves.
+ *
+ * `Sending` is the exchange's side: the client's body, what was tried, what comes next. A `Try` is one request at one
+ * endpoint. There is one at a time; with `hedging` a second may run beside the first, and the first answer wins.
  */
 
 import type { BodySink, Exchange, ResponseSink } from '../exchange.ts'
@@ -8,13 +11,16 @@ import { FIELD_ID } from '../http1/field-names.ts'
 import { CHUNKED } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
 import { LocalReply } from '../local-reply.ts'
+import { SCALAR } from '../shared/metrics.ts'
 import type { PickContext } from './balancers/balancer.ts'
 import { parseSlots, reportSlots, returnSlot, takeSlot } from './balancers/slots.ts'
 import type { Breaker } from './breaker.ts'
 import type { Attempt, FailureKind, UpstreamConnection } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
+import type { Mirror } from './mirror.ts'
+import { NOWHERE } from './nowhere.ts'
 import { isEndpointFailure, type TryFailure } from './outlier.ts'
-import type { PoolWaiter } from './pool.ts'
+import type { Pool, PoolWaiter } from './pool.ts'
 import { isIdempotent, parseRetryAfter, type RetryPolicy } from './retry.ts'
 import type { Upstream } from './upstream.ts'
 
@@ -29,6 +35,7 @@ export interface SendHandler {
   failed(x: Exchange, reply: LocalReply): void
   readonly retry: RetryPolicy | undefined
   readonly replayBytes: number
+  readonly mirror: Mirror | undefined
 }
 
 /** Serves the exchange; returns at once. */
@@ -36,94 +43,83 @@ export function send(x: Exchange, upstream: Upstream, handler: SendHandler): voi
   new Sending(x, upstream, handler).start()
 }
 
-class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
+class Sending implements PickContext, BodySink {
+  readonly x: Exchange
+  readonly upstream: Upstream
+  readonly handler: SendHandler
   readonly method: string
+  readonly retry: RetryPolicy
   hashKey = ''
-  waitedFromMs = 0
-  readonly #x: Exchange
-  readonly #upstream: Upstream
-  readonly #handler: SendHandler
-  #endpoint: Endpoint | null = null
+  #current: Try | null = null
+  /** Runs beside the current one. */
+  #hedge: Try | null = null
   #tried: Endpoint[] | null = null
-  #connection: UpstreamConnection | null = null
-  /** Breakers that have let this try through and are owed a result. */
-  #breaker: Breaker | null = null
-  #breakerEpoch = 0
-  #endpointBreaker: Breaker | null = null
-  #endpointEpoch = 0
-  #sentMs = 0
   #retries = 0
   #staleRetried = false
-  #waiting = false
   /** The last try was refused by a full gateway: the next must go elsewhere. */
   #shed = false
-  #backoff: NodeJS.Timeout | undefined
+  /** For the pause before a retry, or until a hedge. */
+  #timer: NodeJS.Timeout | undefined
+  #deadlineMs = Number.POSITIVE_INFINITY
   /** What was taken of the client's body, for a second try; null: it can no longer be replayed. */
   #replay: Buffer[] | null = null
   #replayBytes = 0
   #bodyTaken = false
   #bodyEnded = false
   #trailers = ''
+  /** Takes the body too. */
+  #copy: BodySink | null = null
 
   constructor(x: Exchange, upstream: Upstream, handler: SendHandler) {
-    this.#x = x
-    this.#upstream = upstream
-    this.#handler = handler
+    this.x = x
+    this.upstream = upstream
+    this.handler = handler
     this.method = x.request.method
+    this.retry = handler.retry ?? upstream.retry
   }
 
   start(): void {
-    const x = this.#x
-    const upstream = this.#upstream
+    const { x, upstream } = this
     x.upstream = upstream.name
     x.onAbort = () => this.#cancel()
+    this.#deadlineMs = x.deadlineMs
     if (upstream.hashKey !== undefined) this.hashKey = upstream.hashKey(x)
     if (x.client.body !== null) this.#replay = []
     upstream.budget.onFirstTry(x.startedMs)
+    if (this.handler.mirror !== undefined) this.#copy = this.handler.mirror.begin(x)
     this.#try(false)
+    const { hedging } = upstream.config
+    if (hedging !== undefined && this.#current !== null && x.client.body === null) this.#watchForHedge(hedging.after)
   }
 
   #try(fresh: boolean): void {
-    const x = this.#x
-    const upstream = this.#upstream
     const nowMs = performance.now()
-    const { breaker } = upstream
-    if (breaker !== null) {
-      if (!breaker.allow(nowMs)) {
-        const waitSec = Math.max(1, Math.ceil(breaker.retryAfterMs(nowMs) / 1000))
-        this.#give(new LocalReply('BREAKER_OPEN', { fields: `Retry-After: ${waitSec}\r\n` }))
-        return
-      }
-      this.#breaker = breaker
-      this.#breakerEpoch = breaker.epoch
+    const { breaker } = this.upstream
+    if (breaker !== null && !breaker.allow(nowMs)) {
+      const waitSec = Math.max(1, Math.ceil(breaker.retryAfterMs(nowMs) / 1000))
+      this.#give(new LocalReply('BREAKER_OPEN', { fields: `Retry-After: ${waitSec}\r\n` }))
+      return
     }
-    const endpoint = this.#pick(nowMs)
+    const next = new Try(this, breaker)
+    const endpoint = this.#pick(next, nowMs)
     if (endpoint === undefined) {
-      this.#cancelBreakers()
+      next.settle()
       this.#give(new LocalReply('NO_ENDPOINT', { fields: 'Retry-After: 1\r\n' }))
       return
     }
-    this.#endpoint = endpoint
-    endpoint.inFlight++
-    if (upstream.config.slots) takeSlot(endpoint)
-    x.endpoint = endpoint.key
-    x.attempts++
-    this.#waiting = true
-    const pool = upstream.pool(endpoint)
-    if (fresh) pool.acquireFresh(this)
-    else pool.acquire(this)
+    this.#current = next
+    next.start(endpoint, fresh, nowMs)
   }
 
   /** An endpoint whose own breaker lets the try through; with none left, one is chosen against its breaker (panic). */
-  #pick(nowMs: number): Endpoint | undefined {
-    const upstream = this.#upstream
+  #pick(next: Try, nowMs: number): Endpoint | undefined {
+    const { upstream } = this
     let tried = this.#tried
     for (;;) {
-      const endpoint = upstream.pick(this.#x, this, nowMs, tried, !this.#shed)
+      const endpoint = upstream.pick(this.x, this, nowMs, tried, !this.#shed)
       if (endpoint === undefined || endpoint.breaker === null) return endpoint
       if (endpoint.breaker.allow(nowMs)) {
-        this.#endpointBreaker = endpoint.breaker
-        this.#endpointEpoch = endpoint.breaker.epoch
+        next.passed(endpoint.breaker)
         return endpoint
       }
       if (upstream.balancer.panic || tried?.includes(endpoint)) return endpoint
@@ -131,52 +127,61 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
     }
   }
 
-  connection(connection: UpstreamConnection): void {
-    const x = this.#x
-    this.#waiting = false
-    this.#connection = connection
-    this.#sentMs = performance.now()
-    const { body } = x.client
-    const length = body === null ? 0 : body.length === CHUNKED ? CHUNKED : body.length
-    connection.send(this, this.#handler.requestText(x, this.#endpoint!), length)
+  // The client's body on its way to the connection.
+
+  /** A try has its connection: it gets what was taken of the body, and then the rest. */
+  feed(connection: UpstreamConnection): void {
+    const { body } = this.x.client
     if (body === null) return
     connection.requestSource = body
-    if (this.#bodyTaken) {
-      for (const chunk of this.#replay!) connection.write(chunk)
-      if (this.#bodyEnded) connection.end(this.#trailers)
-      else connection.flush()
-      if (!this.#bodyEnded) body.resume()
-    } else {
+    if (!this.#bodyTaken) {
       body.sink = this
+      body.resume()
+      return
+    }
+    for (const chunk of this.#replay ?? []) connection.write(chunk)
+    if (this.#bodyEnded) connection.end(this.#trailers)
+    else {
+      connection.flush()
       body.resume()
     }
   }
 
-  // The client's body on its way to the connection.
-
   write(chunk: Uint8Array): boolean {
     this.#bodyTaken = true
-    if (this.#replay !== null) this.#keep(chunk)
-    return this.#connection === null ? false : this.#connection.write(chunk)
+    this.#copy?.write(chunk)
+    const connection = this.#current?.via ?? null
+    if (this.#replay !== null) this.#keep(chunk, connection)
+    return connection === null ? false : connection.write(chunk)
   }
 
-  /** Kept while a second try may need it: until bytes of a request that must not be repeated are on their way. */
-  #keep(chunk: Uint8Array): void {
+  /**
+   * Kept while a second try may need it: up to a bound, and until bytes of a request that must not be repeated are on
+   * their way. A gateway behind this one may refuse any request before its service has seen it. Between two tries
+   * everything is kept: the next one needs it.
+   */
+  #keep(chunk: Uint8Array, connection: UpstreamConnection | null): void {
     this.#replayBytes += chunk.length
-    const sent = this.#connection?.connected ?? false
-    if (this.#replayBytes > this.#handler.replayBytes || (sent && !isIdempotent(this.method))) this.#replay = null
-    else this.#replay!.push(Buffer.from(chunk))
+    if (connection !== null) {
+      const once = connection.connected && !isIdempotent(this.method) && !this.upstream.config.slots
+      if (once || this.#replayBytes > this.handler.replayBytes) {
+        this.#replay = null
+        return
+      }
+    }
+    this.#replay!.push(Buffer.from(chunk))
   }
 
   end(trailers: string): void {
     this.#bodyTaken = true
     this.#bodyEnded = true
     this.#trailers = trailers
-    this.#connection?.end(trailers)
+    this.#copy?.end(trailers)
+    this.#current?.via?.end(trailers)
   }
 
   flush(): void {
-    this.#connection?.flush()
+    this.#current?.via?.flush()
   }
 
   /** The client's body broke off. The listener answers or closes. */
@@ -184,159 +189,367 @@ class Sending implements Attempt, PoolWaiter, PickContext, BodySink {
     this.#cancel()
   }
 
-  // What the connection reports.
-
-  informational(head: MessageHead): void {
-    this.#handler.informational(this.#x, head)
+  get #bodyReplayable(): boolean {
+    return this.x.client.body === null || !this.#bodyTaken || this.#replay !== null
   }
 
-  head(head: MessageHead, length: number): ResponseSink {
-    const x = this.#x
-    const nowMs = performance.now()
+  /** The request has left as a whole: from here on the endpoint is being waited for, not the client. */
+  get #bodyDone(): boolean {
+    return this.x.client.body === null || this.#bodyEnded
+  }
+
+  // What tries report. Each has been learnt from already.
+
+  /** A try has the final head. Returns where the body goes. */
+  answered(from: Try, head: MessageHead, length: number, shed: boolean, retryAfterMs: number): ResponseSink {
+    const { x, upstream } = this
     const { status } = head
-    const { config: upstreamConfig } = this.#upstream
-    const shed = status === 503 && head.indexOf(FIELD_ID['fluxor-shed']) >= 0
-    const endpoint = this.#endpoint!
-    if (upstreamConfig.slots) {
-      const free = parseSlots(head.value(FIELD_ID['fluxor-slots']) ?? '')
-      if (free >= 0) reportSlots(endpoint, free, nowMs)
-    }
-    const retryAfterMs = status >= 400 ? parseRetryAfter(head.value(FIELD_ID['retry-after']), Date.now()) : -1
-    this.#learn(null, status, shed, retryAfterMs, nowMs)
-    if (status >= 400) {
-      const delayMs = this.#retryDelay(null, status, shed, retryAfterMs, nowMs)
-      if (delayMs >= 0) {
-        this.#connection!.cancel()
-        this.#shed = shed
-        this.#again(delayMs, false)
-        return NOWHERE
-      }
-    }
-    x.upstreamHeadMs = nowMs
-    const { sticky } = this.#upstream
-    const cookie = sticky === null ? '' : sticky.bind(x.request.get('cookie'), endpoint)
+    if (status >= 400 && this.#isSecondBest(from, null, status, shed, retryAfterMs)) return NOWHERE
+    this.#end(from)
+    x.upstreamHeadMs = performance.now()
+    x.endpoint = from.endpoint!.key
+    const { sticky } = upstream
+    const cookie = sticky === null || from.beside ? '' : sticky.bind(x.request.get('cookie'), from.endpoint!)
     this.#replay = null
-    return this.#handler.answered(x, head, length, cookie)
+    return this.handler.answered(x, head, length, cookie)
   }
 
-  failed(kind: FailureKind, detail: string): void {
-    const connection = this.#connection!
-    const x = this.#x
-    const nowMs = performance.now()
-    const sent = connection.connected
-    this.#connection = null
-    // The upstream closed a kept-alive connection just as it was used: once on a fresh one, whatever `retry` says.
-    const stale = kind === 'reset' && connection.reused && !this.#staleRetried
-    if (stale && isIdempotent(this.method) && this.#bodyReplayable) {
-      this.#staleRetried = true
-      this.#settle()
-      this.#tried = null
-      x.attempts--
-      this.#try(true)
-      return
-    }
-    const failure: TryFailure = kind === 'connect' || kind === 'connectTimeout' ? 'connectError' : kind
-    this.#learn(failure, 0, false, -1, nowMs)
-    const delayMs = this.#retryDelay(failure, 0, false, -1, nowMs, sent)
-    if (delayMs >= 0) {
-      this.#again(delayMs, true)
-      return
-    }
-    this.#settle()
+  /** A try ended without a head. */
+  failed(from: Try, failure: TryFailure, kind: FailureKind, detail: string): void {
+    if (this.#isSecondBest(from, failure, 0, false, -1)) return
+    from.settle()
     this.#give(failureReply(kind, detail))
   }
 
-  broken(kind: FailureKind, detail: string): void {
-    this.#x.reply = failureReply(kind, detail)
-    this.#settle()
+  /** The upstream closed a kept-alive connection just as it was used: once on a fresh one, whatever `retry` says. */
+  triedStale(from: Try): boolean {
+    if (this.#staleRetried || !isIdempotent(this.method) || !this.#bodyReplayable) return false
+    if (this.#other(from) !== null) return false
+    this.#staleRetried = true
+    from.settle()
+    this.#current = null
+    this.#tried = null
+    this.x.attempts--
+    this.#try(true)
+    return true
   }
 
-  done(): void {
-    this.#settle()
-    this.#x.onAbort = null
+  /** A try takes too long. One that none can follow goes on: its answer may still come. */
+  expired(from: Try): void {
+    if (!this.#bodyDone && from.sent) return
+    if (this.#other(from) === null) {
+      const delayMs = this.#retryDelay(from, 'timeout', 0, false, -1)
+      if (delayMs < 0) return
+      from.learnTimeout()
+      from.cancel()
+      this.#again(from, delayMs, false)
+    } else {
+      from.learnTimeout()
+      from.cancel()
+      this.#drop(from)
+    }
   }
 
-  #learn(failure: TryFailure | null, status: number, shed: boolean, retryAfterMs: number, nowMs: number): void {
-    const latencyMs = nowMs - this.#sentMs
-    const failed = isEndpointFailure(failure, status, shed)
-    this.#upstream.learn(this.#endpoint!, { failed, shed, latencyMs, retryAfterMs, sentMs: this.#sentMs }, nowMs)
-    this.#breaker?.onResult(!failed, latencyMs, nowMs, this.#breakerEpoch)
-    this.#endpointBreaker?.onResult(!failed, latencyMs, nowMs, this.#endpointEpoch)
-    this.#breaker = this.#endpointBreaker = null
-  }
-
-  #cancelBreakers(): void {
-    this.#breaker?.onCancel(this.#breakerEpoch)
-    this.#endpointBreaker?.onCancel(this.#endpointEpoch)
-    this.#breaker = this.#endpointBreaker = null
-  }
-
-  get #bodyReplayable(): boolean {
-    return this.#x.client.body === null || !this.#bodyTaken || this.#replay !== null
+  /** True when another try answers in this one's place: the one beside it, or the next. */
+  #isSecondBest(from: Try, failure: TryFailure | null, status: number, shed: boolean, retryAfterMs: number): boolean {
+    if (this.#other(from) !== null) {
+      if (failure === null && status < 500) return false
+      from.cancel()
+      this.#drop(from)
+      return true
+    }
+    const delayMs = this.#retryDelay(from, failure, status, shed, retryAfterMs)
+    if (delayMs < 0) return false
+    this.#shed = shed
+    from.cancel()
+    this.#again(from, delayMs, failure !== null)
+    return true
   }
 
   /** Milliseconds to wait before another try; -1: none. */
-  #retryDelay(
-    failure: TryFailure | null,
-    status: number,
-    shed: boolean,
-    retryAfterMs: number,
-    nowMs: number,
-    sent = true,
-  ): number {
-    const policy = this.#handler.retry ?? this.#upstream.retry
-    return policy.next(
+  #retryDelay(from: Try, failure: TryFailure | null, status: number, shed: boolean, retryAfterMs: number): number {
+    const { upstream } = this
+    const nowMs = performance.now()
+    if (upstream.breaker !== null && !upstream.breaker.wouldAllow(nowMs)) return -1
+    const { budget } = upstream
+    const overBudget = budget.exhausted
+    const delayMs = this.retry.next(
       {
         method: this.method,
         retries: this.#retries,
         failure,
         status,
-        sent,
+        sent: from.sent,
         bodyReplayable: this.#bodyReplayable,
         shed,
-        elsewhere:
-          shed &&
-          this.#upstream.pick(this.#x, this, nowMs, [...(this.#tried ?? []), this.#endpoint!], false) !== undefined,
+        elsewhere: shed && upstream.hasOther(nowMs, [...(this.#tried ?? []), from.endpoint!]),
         retryAfterMs,
       },
       nowMs,
     )
+    if (budget.exhausted > overBudget) upstream.metrics.add(SCALAR.retriesOverBudget)
+    return delayMs
   }
 
-  #again(delayMs: number, fresh: boolean): void {
-    const endpoint = this.#endpoint!
-    this.#settle()
+  #again(from: Try, delayMs: number, fresh: boolean): void {
+    this.#drop(from)
     this.#retries++
-    if (this.#tried === null) this.#tried = [endpoint]
-    else this.#tried.push(endpoint)
-    this.#connection = null
+    this.upstream.metrics.add(SCALAR.retries)
     if (delayMs < 1) this.#try(fresh)
-    else this.#backoff = setTimeout(() => this.#try(fresh), delayMs)
+    else {
+      clearTimeout(this.#timer)
+      this.#timer = setTimeout(() => this.#try(fresh), delayMs)
+    }
   }
 
-  /** The endpoint no longer carries this try. */
-  #settle(): void {
-    if (this.#endpoint === null) return
-    this.#endpoint.inFlight--
-    if (this.#upstream.config.slots) returnSlot(this.#endpoint)
-    this.#endpoint = null
-    this.#cancelBreakers()
+  // Two tries at once.
+
+  #watchForHedge(afterMs: number): void {
+    if (this.method !== 'GET' && this.method !== 'HEAD') return
+    this.#timer = setTimeout(() => this.#startHedge(), afterMs)
+  }
+
+  /** Nothing is risked for it: no breaker that is not closed, no endpoint against its state. */
+  #startHedge(): void {
+    const { upstream } = this
+    const { breaker, budget } = upstream
+    const first = this.#current
+    if (first === null) return
+    const nowMs = performance.now()
+    if (breaker !== null && breaker.state !== 'closed') return
+    const exclude = [...(this.#tried ?? []), first.endpoint!]
+    const endpoint = upstream.hasOther(nowMs, exclude) ? upstream.pick(this.x, this, nowMs, exclude, false) : undefined
+    if (endpoint === undefined || (endpoint.breaker !== null && endpoint.breaker.state !== 'closed')) return
+    if (breaker !== null && !breaker.allow(nowMs)) return
+    const second = new Try(this, breaker)
+    second.beside = true
+    if (!budget.tryRetry(nowMs) || endpoint.breaker?.allow(nowMs) === false) {
+      second.settle()
+      upstream.metrics.add(SCALAR.retriesOverBudget)
+      return
+    }
+    if (endpoint.breaker !== null) second.passed(endpoint.breaker)
+    upstream.metrics.add(SCALAR.retries)
+    this.#hedge = second
+    second.start(endpoint, false, nowMs)
+  }
+
+  #other(than: Try): Try | null {
+    return this.#current === than ? this.#hedge : this.#current
+  }
+
+  /** A try is out of the race, and its endpoint is not the next one's. */
+  #drop(from: Try): void {
+    if (this.#tried === null) this.#tried = [from.endpoint!]
+    else this.#tried.push(from.endpoint!)
+    if (this.#current === from) {
+      this.#current = this.#hedge
+      this.#hedge = null
+    } else if (this.#hedge === from) this.#hedge = null
+  }
+
+  /** One try has won: nothing else is waited for. */
+  #end(winner: Try): void {
+    clearTimeout(this.#timer)
+    const other = this.#other(winner)
+    if (other !== null) {
+      other.learnLoss()
+      other.cancel()
+    }
+    this.#current = winner
+    this.#hedge = null
   }
 
   #give(reply: LocalReply): void {
-    this.#x.onAbort = null
-    this.#x.client.body?.cancel()
-    this.#handler.failed(this.#x, reply)
+    const { x } = this
+    this.#current = this.#hedge = null
+    clearTimeout(this.#timer)
+    x.onAbort = null
+    x.client.body?.cancel()
+    if (!this.#bodyEnded) this.#copy?.abort()
+    this.handler.failed(x, reply)
   }
 
+  /** The client has left, or the time of the whole exchange is up: only then the endpoint is to blame. */
   #cancel(): void {
-    clearTimeout(this.#backoff)
-    const connection = this.#connection
-    this.#connection = null
-    if (this.#waiting && this.#endpoint !== null) this.#upstream.pool(this.#endpoint).leave(this)
+    clearTimeout(this.#timer)
+    const { x } = this
+    const late = this.#bodyDone && x.upstreamHeadMs === 0 && performance.now() >= this.#deadlineMs
+    const first = this.#current
+    const second = this.#hedge
+    this.#current = this.#hedge = null
+    for (const each of [first, second]) {
+      if (each === null) continue
+      if (late && each.sent) each.learnTimeout()
+      each.cancel()
+    }
+    if (!this.#bodyEnded) this.#copy?.abort()
+  }
+}
+
+/** One request at one endpoint. Takes a place there, and gives it back by `settle()`, however it ends. */
+class Try implements Attempt, PoolWaiter {
+  readonly method: string
+  endpoint: Endpoint | null = null
+  /** The connection that serves it; null: it waits for one, or has ended. */
+  via: UpstreamConnection | null = null
+  waitedFromMs = 0
+  /** It runs beside another. */
+  beside = false
+  readonly #sending: Sending
+  /** Breakers that have let it through and are owed a result. */
+  #breaker: Breaker | null
+  readonly #breakerEpoch: number
+  #endpointBreaker: Breaker | null = null
+  #endpointEpoch = 0
+  #sentMs = 0
+  #pool: Pool | null = null
+  #waiting = false
+  #settled = true
+  #timer: NodeJS.Timeout | undefined
+
+  /** @param breaker has said yes */
+  constructor(sending: Sending, breaker: Breaker | null) {
+    this.#sending = sending
+    this.method = sending.method
+    this.#breaker = breaker
+    this.#breakerEpoch = breaker === null ? 0 : breaker.epoch
+  }
+
+  /** The endpoint's own breaker has said yes. */
+  passed(breaker: Breaker): void {
+    this.#endpointBreaker = breaker
+    this.#endpointEpoch = breaker.epoch
+  }
+
+  start(endpoint: Endpoint, fresh: boolean, nowMs: number): void {
+    const { x, upstream, retry } = this.#sending
+    this.endpoint = endpoint
+    this.#settled = false
+    endpoint.inFlight++
+    if (upstream.config.slots) takeSlot(endpoint)
+    x.endpoint = endpoint.key
+    x.attempts++
+    upstream.countRequest(endpoint)
+    if (retry.perTryTimeoutMs > 0) this.#timer = setTimeout(() => this.#sending.expired(this), retry.perTryTimeoutMs)
+    if (endpoint.connectFailures > 0) endpoint.holdBack(nowMs)
+    this.#waiting = true
+    const pool = (this.#pool = upstream.pool(endpoint))
+    if (fresh) pool.acquireFresh(this)
+    else pool.acquire(this)
+  }
+
+  connection(connection: UpstreamConnection): void {
+    const { x, upstream, handler } = this.#sending
     this.#waiting = false
-    connection?.cancel()
-    this.#settle()
+    this.via = connection
+    this.#sentMs = performance.now()
+    if (this.waitedFromMs > 0) upstream.countWait(this.#sentMs - this.waitedFromMs)
+    const { body } = x.client
+    const length = body === null ? 0 : body.length === CHUNKED ? CHUNKED : body.length
+    connection.send(this, handler.requestText(x, this.endpoint!), length)
+    if (!connection.reused) upstream.metrics.add(SCALAR.poolConnects)
+    if (body !== null) this.#sending.feed(connection)
+  }
+
+  /** A byte of it may have reached the endpoint. */
+  get sent(): boolean {
+    return this.via?.connected ?? false
+  }
+
+  // What the connection reports.
+
+  informational(head: MessageHead): void {
+    this.#sending.handler.informational(this.#sending.x, head)
+  }
+
+  head(head: MessageHead, length: number): ResponseSink {
+    clearTimeout(this.#timer)
+    const { status } = head
+    const nowMs = performance.now()
+    const shed = status === 503 && head.indexOf(FIELD_ID['fluxor-shed']) >= 0
+    if (this.#sending.upstream.config.slots) {
+      const free = parseSlots(head.value(FIELD_ID['fluxor-slots']) ?? '')
+      if (free >= 0) reportSlots(this.endpoint!, free, nowMs)
+    }
+    const retryAfterMs = status >= 400 ? parseRetryAfter(head.value(FIELD_ID['retry-after']), Date.now()) : -1
+    this.#learn(null, status, shed, retryAfterMs, nowMs)
+    return this.#sending.answered(this, head, length, shed, retryAfterMs)
+  }
+
+  failed(kind: FailureKind, detail: string): void {
+    clearTimeout(this.#timer)
+    if (kind === 'reset' && this.via!.reused && this.#sending.triedStale(this)) return
+    this.#sending.upstream.countError(kind, detail)
+    const failure: TryFailure = kind === 'connect' || kind === 'connectTimeout' ? 'connectError' : kind
+    this.#learn(failure, 0, false, -1, performance.now())
+    this.#sending.failed(this, failure, kind, detail)
+  }
+
+  broken(kind: FailureKind, detail: string): void {
+    this.#sending.upstream.countError(kind, detail)
+    this.#sending.x.reply = failureReply(kind, detail)
+    this.settle()
+  }
+
+  done(): void {
+    this.settle()
+    this.#sending.x.onAbort = null
+  }
+
+  // What becomes of it.
+
+  #learn(failure: TryFailure | null, status: number, shed: boolean, retryAfterMs: number, nowMs: number): void {
+    const sentMs = this.#sentMs
+    const latencyMs = nowMs - sentMs
+    const failed = isEndpointFailure(failure, status, shed)
+    this.#sending.upstream.learn(
+      this.endpoint!,
+      { failed, unconnected: failure === 'connectError', shed, latencyMs, retryAfterMs, sentMs },
+      nowMs,
+    )
+    this.#breaker?.onResult(!failed, latencyMs, nowMs, this.#breakerEpoch)
+    this.#endpointBreaker?.onResult(!failed, latencyMs, nowMs, this.#endpointEpoch)
+    this.#breaker = this.#endpointBreaker = null
+  }
+
+  /** Given up on, because no head came in time. Waiting for a connection is not the endpoint's silence. */
+  learnTimeout(): void {
+    if (this.via === null) return
+    this.#sending.upstream.countError('timeout', '')
+    this.#learn('timeout', 0, false, -1, performance.now())
+  }
+
+  /** Another answered first: all that is known is that this one takes at least so long. */
+  learnLoss(): void {
+    const nowMs = performance.now()
+    if (this.via !== null) this.#sending.upstream.learnSlow(this.endpoint!, nowMs - this.#sentMs, nowMs)
+  }
+
+  /** Nobody waits for it any more. */
+  cancel(): void {
+    const { via } = this
+    const { upstream } = this.#sending
+    this.via = null
+    if (this.#waiting) {
+      this.#waiting = false
+      this.#pool!.leave(this)
+      if (this.waitedFromMs > 0) upstream.countWait(performance.now() - this.waitedFromMs)
+    }
+    via?.cancel()
+    this.settle()
+  }
+
+  /** The endpoint no longer carries it. */
+  settle(): void {
+    clearTimeout(this.#timer)
+    this.#breaker?.onCancel(this.#breakerEpoch)
+    this.#endpointBreaker?.onCancel(this.#endpointEpoch)
+    this.#breaker = this.#endpointBreaker = null
+    if (this.#settled) return
+    this.#settled = true
+    this.endpoint!.inFlight--
+    if (this.#sending.upstream.config.slots) returnSlot(this.endpoint!)
   }
 }
 
@@ -353,15 +566,4 @@ function failureReply(kind: FailureKind, detail: string): LocalReply {
     case 'timeout':
       return new LocalReply('UP_TIMEOUT', { detail })
   }
-}
-
-/** Where the body of an answer goes that is tried again elsewhere. */
-const NOWHERE: ResponseSink = {
-  source: null,
-  head() {},
-  informational() {},
-  write: () => true,
-  end() {},
-  abort() {},
-  flush() {},
 }

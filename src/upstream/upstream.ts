@@ -3,24 +3,27 @@
  * learn from what they do. Outlives reloads: `configure()` takes new settings, endpoints are found again by their keys.
  */
 
-import { readFileSync } from 'node:fs'
 import type tls from 'node:tls'
 import type { Exchange } from '../exchange.ts'
 import type { Logger } from '../observability/logger.ts'
 import type { Clock } from '../shared/clock.ts'
+import { SCALAR, type ThreadMetrics } from '../shared/metrics.ts'
 import { type Balancer, createBalancer, type PickContext } from './balancers/balancer.ts'
 import { compileHashKey } from './balancers/hash.ts'
 import { Breaker } from './breaker.ts'
 import type { UpstreamConfig } from './config.ts'
+import type { FailureKind } from './connection.ts'
 import { DnsDiscovery, EndpointSet, type EndpointSpec } from './discovery.ts'
-import { type Endpoint, parseEndpointUrl } from './endpoint.ts'
-import { HealthProber, httpCheck } from './health.ts'
-import { recordFailure, recordLatency } from './latency.ts'
+import { type Endpoint, endpointKey, parseEndpointUrl } from './endpoint.ts'
+import { HealthProber, httpCheck, tcpCheck } from './health.ts'
+import { ewmaAt, recordFailure, recordLatency } from './latency.ts'
 import { Outlier } from './outlier.ts'
 import { Pool, type PoolOptions, type PoolStats } from './pool.ts'
 import { parseRetryConditions, RetryBudget, RetryPolicy } from './retry.ts'
 import { slowStart } from './slow-start.ts'
+import type { EndpointStatus } from './status.ts'
 import { Sticky } from './sticky.ts'
+import { readUpstreamTls } from './tls.ts'
 
 export interface UpstreamDeps {
   readonly clock: Clock
@@ -29,13 +32,16 @@ export interface UpstreamDeps {
   readonly threads: number
   readonly thread: number
   readonly streamIdleMs: number
-  /** Signs sticky cookies; the same in all threads and after a restart. */
-  readonly stickySecret: string
+  /** Where relative names of TLS files start. */
+  readonly baseDir: string
+  readonly metrics: ThreadMetrics
 }
 
 /** How one try ended, as far as its endpoint is concerned. */
 export interface TryResult {
   readonly failed: boolean
+  /** It failed because no connection could be made. */
+  readonly unconnected: boolean
   /** Refused by a full gateway behind this one: says nothing about health or speed. */
   readonly shed: boolean
   /** From sending to the final head, or to the failure. */
@@ -45,61 +51,75 @@ export interface TryResult {
   readonly sentMs: number
 }
 
-/** What `/upstreams` shows of an endpoint. */
-export interface EndpointStatus {
-  readonly url: string
-  readonly state: string
-  readonly reason: string
-  readonly inFlight: number
-  readonly weight: number
-  readonly breaker: string
-  readonly pool: PoolStats
+/** What an operator wants of an endpoint, in place of what the config says. Absent: as in the config. */
+export interface EndpointOrder {
+  readonly weight?: number
+  readonly drain?: boolean
 }
 
 export class Upstream {
   readonly name: string
+  readonly metrics: ThreadMetrics
   config: UpstreamConfig
   balancer: Balancer
   breaker: Breaker | null = null
   retry: RetryPolicy
   sticky: Sticky | null = null
   hashKey: ((x: Exchange) => string) | undefined
-  /** Requests sent over all endpoints, for metrics. */
+  /** What retries and hedges may cost. */
   budget: RetryBudget
   readonly #deps: UpstreamDeps
   readonly #set = new EndpointSet()
   readonly #pools = new Map<Endpoint, Pool>()
+  readonly #orders = new Map<string, EndpointOrder>()
+  readonly #errorSeries = new Map<string, number>()
   #poolOptions: PoolOptions
+  #tls: tls.ConnectionOptions | undefined
   #outlier: Outlier | null = null
   #health: HealthProber | null = null
   #discovery: DnsDiscovery | null = null
 
+  /** @throws TlsFileError */
   constructor(name: string, config: UpstreamConfig, deps: UpstreamDeps) {
     this.name = name
+    this.metrics = deps.metrics
     this.config = config
     this.#deps = deps
+    this.#tls = this.#readTls(config)
     this.#poolOptions = this.#readPoolOptions(config)
     this.budget = new RetryBudget(config.retry.budgetPercent)
     this.retry = this.compileRetry(config.retry)
     this.balancer = createBalancer(balancerName(config), { slowStart: slowStart(config.slowStart) })
-    this.configure(config)
+    this.#apply(config, config)
   }
 
-  /** Takes new settings; what is learnt of endpoints that stay is kept. */
+  /** Takes new settings; what is learnt of endpoints that stay is kept. Throws before anything has changed. */
   configure(config: UpstreamConfig): void {
     const before = this.config
+    const tlsOptions = this.#readTls(config)
+    const retry = this.compileRetry(config.retry)
     this.config = config
+    if (!same([tlsOptions, config.tls], [this.#tls, before.tls]) || config.protocol !== before.protocol) {
+      // What was opened under other terms ends with its exchange.
+      for (const pool of this.#pools.values()) pool.retire()
+      this.#pools.clear()
+    }
+    this.#tls = tlsOptions
     this.#poolOptions = this.#readPoolOptions(config)
     for (const pool of this.#pools.values()) pool.configure(this.#poolOptions)
-    if (config.retry.budgetPercent !== before.retry.budgetPercent)
+    if (config.retry.budgetPercent !== before.retry.budgetPercent) {
       this.budget = new RetryBudget(config.retry.budgetPercent)
-    this.retry = this.compileRetry(config.retry)
+      this.retry = this.compileRetry(config.retry)
+    } else this.retry = retry
     this.balancer = createBalancer(balancerName(config), { slowStart: slowStart(config.slowStart) })
+    this.#apply(config, before)
+  }
+
+  #apply(config: UpstreamConfig, before: UpstreamConfig): void {
     this.hashKey = config.balance === 'hash' ? compileHashKey(config.hashKey) : undefined
     this.sticky = config.sticky === undefined ? null : this.#createSticky(config.sticky)
     this.#outlier = config.outlier === undefined ? null : this.#createOutlier(config.outlier)
-    const sameBreaker = same(config.circuitBreaker, before.circuitBreaker)
-    if (!sameBreaker || (this.breaker === null) !== (config.circuitBreaker === undefined)) {
+    if (!same(config.circuitBreaker, before.circuitBreaker) || config === before) {
       this.breaker = config.circuitBreaker === undefined ? null : this.#createBreaker(config.circuitBreaker, '')
       for (const endpoint of this.endpoints) endpoint.breaker = null
     }
@@ -110,7 +130,7 @@ export class Upstream {
       if (config.outlier === undefined) endpoint.endEjection(nowMs)
     }
     this.#health?.close()
-    this.#health = null
+    this.#health = config.health === undefined ? null : this.#createHealth(config.health)
     this.#discovery?.close()
     this.#discovery = null
     if (config.dns !== undefined) this.#discover(config.dns)
@@ -119,7 +139,6 @@ export class Upstream {
         config.endpoints!.map(({ url, ...options }) => ({ address: parseEndpointUrl(url)!, ...options })),
       )
     }
-    if (config.health !== undefined) this.#startHealth(config.health)
   }
 
   get endpoints(): readonly Endpoint[] {
@@ -136,19 +155,50 @@ export class Upstream {
       this.#pools.get(endpoint)?.retire()
       this.#pools.delete(endpoint)
     }
-    // One endpoint is the upstream: its breaker is the upstream's.
+    this.#equip()
+    for (const endpoint of this.endpoints) this.#obey(endpoint)
+  }
+
+  /** What every endpoint of now needs around it. */
+  #equip(): void {
     const { circuitBreaker } = this.config
-    if (circuitBreaker !== undefined && this.endpoints.length > 1) {
-      for (const endpoint of this.endpoints) endpoint.breaker ??= this.#createBreaker(circuitBreaker, endpoint.key)
+    for (const endpoint of this.endpoints) {
+      // One endpoint is the upstream: its breaker is the upstream's.
+      if (circuitBreaker === undefined || this.endpoints.length === 1) endpoint.breaker = null
+      else endpoint.breaker ??= this.#createBreaker(circuitBreaker, endpoint.key)
     }
     this.sticky?.update(this.endpoints)
     this.#health?.update(this.endpoints)
   }
 
+  /**
+   * Takes an operator's order about an endpoint; it holds over reloads and DNS answers, until it is taken back. Empty:
+   * as in the config. False when there is no such endpoint.
+   */
+  order(url: string, order: EndpointOrder): boolean {
+    const address = parseEndpointUrl(url)
+    const key = address === undefined ? url : endpointKey(address)
+    const endpoint = this.endpoints.find((each) => each.key === key)
+    if (endpoint === undefined) return false
+    if (order.weight === undefined && order.drain === undefined) this.#orders.delete(key)
+    else this.#orders.set(key, order)
+    endpoint.weight = this.#set.weightOf(endpoint)
+    this.#obey(endpoint)
+    return true
+  }
+
+  #obey(endpoint: Endpoint): void {
+    const order = this.#orders.get(endpoint.key)
+    const nowMs = this.#deps.clock.nowMs()
+    if (order?.weight !== undefined) endpoint.weight = order.weight
+    if (order?.drain === true) endpoint.drain(nowMs, 'drained by an operator')
+    else endpoint.undrain(nowMs)
+  }
+
   compileRetry(config: UpstreamConfig['retry']): RetryPolicy {
     const on = parseRetryConditions(config.on)
     if (typeof on === 'string') throw new Error(on)
-    return new RetryPolicy({ attempts: config.attempts, on }, this.budget)
+    return new RetryPolicy({ attempts: config.attempts, on, perTryTimeoutMs: config.perTryTimeout }, this.budget)
   }
 
   /**
@@ -173,6 +223,11 @@ export class Upstream {
       : endpoint
   }
 
+  /** Whether a try has somewhere to go but `exclude`, without taking a chance. */
+  hasOther(nowMs: number, exclude: readonly Endpoint[]): boolean {
+    return this.endpoints.some((endpoint) => endpoint.isAvailable(nowMs) && !exclude.includes(endpoint))
+  }
+
   pool(endpoint: Endpoint): Pool {
     let pool = this.#pools.get(endpoint)
     if (pool === undefined) {
@@ -184,7 +239,9 @@ export class Upstream {
 
   /** One try has ended. */
   learn(endpoint: Endpoint, result: TryResult, nowMs: number): void {
-    const { failed, shed, latencyMs, retryAfterMs, sentMs } = result
+    const { failed, unconnected, shed, latencyMs, retryAfterMs, sentMs } = result
+    if (unconnected) endpoint.connectFailed(nowMs)
+    else if (endpoint.connectFailures > 0) endpoint.reached()
     if (this.config.balance === 'peakEwma' && !shed) {
       if (failed) recordFailure(endpoint, latencyMs, retryAfterMs, nowMs)
       else recordLatency(endpoint, latencyMs, nowMs)
@@ -192,34 +249,63 @@ export class Upstream {
     this.#outlier?.onResult(endpoint, failed, sentMs, nowMs, this.endpoints)
   }
 
+  /** An endpoint has not answered for so long, and another one was quicker. */
+  learnSlow(endpoint: Endpoint, elapsedMs: number, nowMs: number): void {
+    if (this.config.balance === 'peakEwma' && elapsedMs > ewmaAt(endpoint, nowMs)) {
+      recordLatency(endpoint, elapsedMs, nowMs)
+    }
+  }
+
+  countRequest(endpoint: Endpoint): void {
+    if (endpoint.series < 0) {
+      endpoint.series = this.metrics.series('fluxor_upstream_requests_total', {
+        upstream: this.name,
+        endpoint: endpoint.key,
+      })
+    }
+    this.metrics.inc(endpoint.series)
+  }
+
+  countError(kind: FailureKind, detail: string): void {
+    const name = kind === 'connect' && TLS_ERROR.test(detail) ? 'tls' : kind === 'connectTimeout' ? 'connect' : kind
+    let id = this.#errorSeries.get(name)
+    if (id === undefined) {
+      id = this.metrics.series('fluxor_upstream_errors_total', { upstream: this.name, kind: name })
+      this.#errorSeries.set(name, id)
+    }
+    this.metrics.inc(id)
+  }
+
+  /** An exchange has waited for a connection. */
+  countWait(waitedMs: number): void {
+    this.metrics.add(SCALAR.poolWaited)
+    this.metrics.add(SCALAR.poolWaitMs, waitedMs)
+  }
+
   status(nowMs: number): EndpointStatus[] {
     return this.endpoints.map((endpoint) => {
-      endpoint.isAvailable(nowMs)
+      endpoint.isAvailable(nowMs) // ends an ejection whose time is over
+      const breaker = endpoint.breaker ?? this.breaker
       return {
         url: endpoint.key,
-        state: endpoint.weight === 0 && endpoint.state === 'healthy' ? 'draining' : endpoint.state,
-        reason: endpoint.reason,
+        ...describeState(endpoint, nowMs),
         inFlight: endpoint.inFlight,
         weight: endpoint.weight,
-        breaker: endpoint.breaker?.state ?? this.breaker?.state ?? 'closed',
-        pool: this.pool(endpoint).stats(),
+        ...(endpoint.backup && { backup: true }),
+        ...(breaker !== null && { breaker: breaker.state }),
+        pool: this.#pools.get(endpoint)?.stats() ?? NO_POOL,
       }
     })
   }
 
   /** Figures of all its pools. */
   poolStats(): PoolStats {
-    const sum: PoolStats = { open: 0, idle: 0, inUse: 0, waiting: 0, waitCount: 0, waitMs: 0 }
+    const sum = { ...NO_POOL }
     for (const pool of this.#pools.values()) {
       const stats = pool.stats()
       for (const key of Object.keys(sum) as (keyof PoolStats)[]) sum[key] += stats[key]
     }
     return sum
-  }
-
-  get hasHealthyEndpoint(): boolean {
-    const nowMs = this.#deps.clock.nowMs()
-    return this.endpoints.some((endpoint) => endpoint.isAvailable(nowMs))
   }
 
   /** Removed from the config: connections end with their exchanges. */
@@ -238,7 +324,7 @@ export class Upstream {
     return new Sticky({
       upstream: this.name,
       cookie: sticky.cookie,
-      secret: this.#deps.stickySecret,
+      ...(sticky.secret !== undefined && { secret: sticky.secret }),
       maxAgeSec: Math.floor(sticky.ttl / 1000),
     })
   }
@@ -247,6 +333,9 @@ export class Upstream {
     const { logger } = this.#deps
     return new Outlier({
       consecutiveErrors: outlier.consecutiveErrors,
+      ...(outlier.errorRatio !== undefined && { errorRatio: outlier.errorRatio }),
+      minRequests: outlier.minRequests,
+      windowMs: outlier.window,
       ejectForMs: outlier.ejectFor,
       maxEjectedPercent: outlier.maxEjectedPercent,
       onEject: (endpoint, forMs, reason) =>
@@ -266,22 +355,31 @@ export class Upstream {
       minRequests: breaker.minRequests,
       windowMs: breaker.window,
       openForMs: breaker.openFor,
+      ...(breaker.slowCallRatio !== undefined && { slowCallRatio: breaker.slowCallRatio }),
+      slowCallMs: breaker.slowCall,
+      successes: breaker.probes,
+      rampMs: breaker.ramp,
       onTransition: (from, to, reason) =>
         logger.warn('circuit breaker', { upstream: this.name, endpoint, from, to, reason }),
     })
   }
 
-  #startHealth(health: NonNullable<UpstreamConfig['health']>): void {
+  #createHealth(health: NonNullable<UpstreamConfig['health']>): HealthProber {
     const { logger } = this.#deps
-    const { tls } = this.#poolOptions
+    const { path, body, status } = health
     const host = health.host ?? this.config.host
-    this.#health = new HealthProber({
-      check: httpCheck({
-        path: health.path,
-        statuses: [health.status].flat(),
-        ...(host && { host }),
-        ...(tls && { tls }),
-      }),
+    const tlsOptions = this.#tls
+    return new HealthProber({
+      check:
+        path === undefined
+          ? tcpCheck()
+          : httpCheck({
+              path,
+              statuses: status,
+              ...(host !== undefined && { host }),
+              ...(body !== undefined && { bodyContains: body }),
+              ...(tlsOptions !== undefined && { tls: tlsOptions }),
+            }),
       intervalMs: health.interval,
       timeoutMs: health.timeout,
       rise: health.rise,
@@ -293,7 +391,6 @@ export class Upstream {
           reason,
         }),
     })
-    this.#health.update(this.endpoints)
   }
 
   #discover(dns: NonNullable<UpstreamConfig['dns']>): void {
@@ -309,6 +406,7 @@ export class Upstream {
         logger.warn('name not resolved', { upstream: this.name, name: dns.name, error: error.message, kept }),
     })
     void this.#discovery.start()
+    this.#equip() // with the addresses that are known from before
   }
 
   #readPoolOptions(config: UpstreamConfig): PoolOptions {
@@ -324,8 +422,12 @@ export class Upstream {
         idleMs: timeouts.idle,
         streamIdleMs: this.#deps.streamIdleMs,
       },
-      tls: readTls(config.tls),
+      tls: this.#tls,
     }
+  }
+
+  #readTls(config: UpstreamConfig): tls.ConnectionOptions | undefined {
+    return readUpstreamTls(config.tls, this.#deps.baseDir, `upstreams.${this.name}.tls`)
   }
 
   /** This thread's part of a number that holds for all; every thread needs at least one. */
@@ -338,16 +440,20 @@ function balancerName(config: UpstreamConfig) {
   return config.slots ? 'slots' : config.balance
 }
 
-function readTls(config: UpstreamConfig['tls']): tls.ConnectionOptions | undefined {
-  if (config === undefined) return undefined
-  return {
-    ...(config.ca !== undefined && { ca: readFileSync(config.ca) }),
-    ...(config.cert !== undefined && { cert: readFileSync(config.cert), key: readFileSync(config.key!) }),
-    minVersion: config.minVersion,
-    rejectUnauthorized: config.verify,
-  }
+function describeState(endpoint: Endpoint, nowMs: number): { state: string; reason: string } {
+  const { state, reason, weight } = endpoint
+  if (state !== 'healthy') return { state, reason }
+  if (weight === 0) return { state: 'draining', reason: 'its weight is 0' }
+  if (nowMs < endpoint.unreachableUntilMs)
+    return { state: 'unhealthy', reason: 'the last connection could not be made' }
+  return { state, reason }
 }
 
 function same(a: unknown, b: unknown): boolean {
   return JSON.stringify(a) === JSON.stringify(b)
 }
+
+const NO_POOL: Readonly<PoolStats> = { open: 0, idle: 0, inUse: 0, waiting: 0, waitCount: 0, waitMs: 0 }
+
+/** Codes of OpenSSL and Node where a connection fails in its handshake. */
+const TLS_ERROR = /CERT|SSL|TLS|EPROTO|SIGNATURE|UNABLE_TO/
