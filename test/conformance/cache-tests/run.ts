@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { parseArgs } from 'node:util'
+import { fetch as undiciFetch } from 'undici'
 import { freePort } from '../../support/free-port.ts'
 import { startGateway } from '../../support/gateway.ts'
 
@@ -59,7 +60,9 @@ if (values.suite === undefined) {
 }
 const folder = resolve(values.suite)
 
-// The suite's client imports undici, which its folder may not have installed.
+// The suite's client imports undici, which its folder may not have installed, and gives its dispatchers to `fetch`: that
+// must be the fetch of the same undici.
+globalThis.fetch = undiciFetch as unknown as typeof fetch
 registerHooks({
   resolve: (specifier, context, next) =>
     next(specifier, specifier === 'undici' ? { ...context, parentURL: import.meta.url } : context),
