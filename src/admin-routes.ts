@@ -4,10 +4,10 @@ import { ConfigError, formatProblem } from './config/problems.ts'
 import type { Gateway } from './gateway.ts'
 import { AdminError, type AdminRoutes } from './listener/admin.ts'
 import { certificateExpiry } from './listener/tls.ts'
-import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
+import type { AdmissionFigures } from './observability/figures.ts'
 import { MetricsPage } from './observability/registry.ts'
-import { Places } from './policies/admission/places.ts'
-import { normalCapacity, scopeLimits } from './policies/admission/policy.ts'
+import { admissionFigures as readFigures, admissionGauges, watchPlaces } from './policies/admission/figures.ts'
+import type { Places } from './policies/admission/places.ts'
 import { MetricsReader } from './shared/metrics-reader.ts'
 import { type UpstreamStatus, upstreamGauges } from './upstream/status.ts'
 import type { EndpointOrder } from './upstream/upstream.ts'
@@ -20,6 +20,7 @@ export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: Adm
     admission: () => admissionFigures(gateway),
     reload: () => gateway.lastReload,
   })
+  page.addSource(() => admissionGauges(placesOf(gateway)))
   page.addSource(() => certificateExpiry(gateway.config.server.listen, gateway.config.baseDir))
   let upstreams: UpstreamStatus = {}
   page.addSource(() => upstreamGauges(upstreams))
@@ -86,16 +87,9 @@ function parseEndpointOrder(body: unknown): { upstream: string; url: string } & 
 
 /** Read from shared memory: no thread is asked. */
 export function admissionFigures(gateway: Gateway): AdmissionFigures {
-  const places = new Places(gateway.memory.places.get('')!, gateway.threads, 0).figures()
-  const { admission } = gateway.config
-  const { maxCCU, workers, maxQueue } = scopeLimits(admission)
-  return {
-    ...NO_ADMISSION,
-    ...places,
-    queued: places.waiting,
-    maxCCU,
-    workers,
-    queueCapacity: maxQueue,
-    normalCCU: normalCapacity(admission),
-  }
+  return readFigures(placesOf(gateway), gateway.config.admission, gateway.memory.tierIds)
+}
+
+function placesOf({ memory, threads, config }: Gateway): Places {
+  return watchPlaces(memory.places.get('')!, threads, config.admission, memory.tierIds)
 }

@@ -14,7 +14,9 @@ import type { Config } from './config/schema.ts'
 import { type AdminListener, createAdmin } from './listener/admin.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
+import { KeyCounts } from './policies/admission/key-counts.ts'
 import { Places } from './policies/admission/places.ts'
+import { scopeLimits } from './policies/admission/policy.ts'
 import type { Readiness, ThreadInfo } from './services.ts'
 import { LimiterTable } from './shared/limiter-table.ts'
 import { createSharedMemory, type SharedMemory } from './shared/memory.ts'
@@ -172,7 +174,14 @@ export class Gateway {
   }
 
   #reclaim(thread: number): void {
-    for (const places of this.memory.places.values()) new Places(places, this.threads, 0).reclaim(thread)
+    const { memory, threads } = this
+    const { admission, routes } = this.config
+    for (const [name, places] of memory.places) {
+      const limits = name === '' ? admission : routes.find((route) => route.name === name)?.admission
+      // Of a route that is no more nobody waits for a free place in vain: its limits are those of nobody.
+      new Places(places, threads, -1, limits && scopeLimits(limits, admission, memory.tierIds)).reclaim(thread)
+    }
+    if (memory.keys !== undefined) new KeyCounts(memory.keys.memory, threads, -1).reclaim(thread)
     new LimiterTable(this.memory.limiter, 0).releaseThread(thread)
     Atomics.compareExchange(this.memory.logTurn, 0, thread + 1, 0)
   }

@@ -12,7 +12,7 @@ import { FIELD_ID } from './http1/field-names.ts'
 import type { MessageHead } from './http1/message-head.ts'
 import type { LocalReply } from './local-reply.ts'
 import { finalStatus } from './observability/access-log.ts'
-import { compileAdmission } from './policies/admission/policy.ts'
+import { type Admission, compileAdmission, toStream } from './policies/admission/policy.ts'
 import { compileIdentity } from './policies/auth/policy.ts'
 import { fillOf } from './policies/cache/fill.ts'
 import { type CacheVerdict, compileCache } from './policies/cache/policy.ts'
@@ -22,7 +22,7 @@ import { compileHeaders, compileSecurityHeaders } from './policies/headers/polic
 import { compileIp } from './policies/ip/policy.ts'
 import { compileRateLimits } from './policies/rate-limit/policy.ts'
 import { compileRewrite } from './routing/rewrite.ts'
-import { GLOBAL_SCOPE, type Services } from './services.ts'
+import type { Services } from './services.ts'
 import { methodId, NO_ROUTE_ID } from './shared/metrics.ts'
 import type { Endpoint } from './upstream/endpoint.ts'
 import { compileFaults } from './upstream/faults.ts'
@@ -43,12 +43,13 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
   const finished = compileFinished(services, services.metrics.routeId(config.name))
   const limits = compileRateLimits(config.rateLimit, services.config.rateLimits, services.rateLimitDeps(config.name))
   const identity = compileIdentity(config, services.config.identity, services.keySets)
-  const admission = forwarding ? compileAdmission(scopesOf(config, services)) : undefined
+  const admission = forwarding ? compileAdmission(config, services.admissionDeps(config)) : undefined
   const compression = compileCompression(config.compression, services.config.compression)
   const responseDrop = droppedFromAnswers(config)
 
   const serve = forwarding
     ? compileForwarding(config, context, {
+        admission: admission!,
         compression,
         responseDrop,
         passed: (x, head, fields) => cache?.passed(x, head.status, fields),
@@ -136,13 +137,9 @@ function compilePreparation(config: RouteConfig, reserved: ReadonlySet<string> |
   }
 }
 
-function scopesOf(config: RouteConfig, services: Services) {
-  const global = services.scopes.get(GLOBAL_SCOPE)!
-  return config.admission === undefined ? [global] : [global, services.scopes.get(config.name)!]
-}
-
 /** What happens to an upstream's answer on its way. */
 interface WayBack {
+  readonly admission: Admission
   readonly compression: Compression | undefined
   readonly responseDrop: ReadonlySet<string> | null
   /** An answer that does not come from the cache's own fetch, before the client has it. */
@@ -157,10 +154,13 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
   })
   const chooseUpstream = compileSplit(parts, config.splitBy, config.name)
   const rewrite = compileRewrite(config)
-  const { compression, responseDrop, passed } = back
+  const { admission, compression, responseDrop, passed } = back
 
   const answered = (x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink => {
-    if (isEventStream(head)) x.deadlineMs = Number.POSITIVE_INFINITY // streams end when they end
+    if (isEventStream(head)) {
+      x.deadlineMs = Number.POSITIVE_INFINITY // streams end when they end
+      toStream(x)
+    }
     x.status = head.status
     if (fillOf(x) !== undefined) {
       // What the cache fetches for itself is stored as received; each client's answer is made of it.
@@ -170,7 +170,7 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
     const fields = responseFields(head, responseDrop) + extraFields + dateIfMissing(head)
     passed(x, head, fields)
     const sink = compression === undefined ? x.client : compression.wrap(x, x.client)
-    sink.head(head.status, fields + ownFields(x), length)
+    sink.head(head.status, fields + ownFields(x) + admission.answerFields(), length)
     return sink
   }
 

@@ -3,16 +3,18 @@
  * metrics, logs. Limits come from the snapshot; counts live here.
  */
 
-import type { Config } from './config/schema.ts'
+import type { Config, RouteConfig } from './config/schema.ts'
 import { parseYaml } from './config/yaml-text.ts'
 import { type AccessLog, compileAccessLog } from './observability/access-log.ts'
-import { type AdmissionFigures, NO_ADMISSION } from './observability/figures.ts'
+import type { AdmissionFigures } from './observability/figures.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
 import { startThreadProbe } from './observability/process-figures.ts'
 import { createTracer, type Tracer } from './observability/tracing.ts'
+import { admissionFigures } from './policies/admission/figures.ts'
+import { KeyCounts } from './policies/admission/key-counts.ts'
 import { Places } from './policies/admission/places.ts'
-import { normalCapacity, scopeLimits } from './policies/admission/policy.ts'
+import { type AdmissionDeps, scopeLimits } from './policies/admission/policy.ts'
 import { Scope } from './policies/admission/scope.ts'
 import type { KeySetStatus } from './policies/auth/jwks.ts'
 import { createKeySets, type KeySets } from './policies/auth/key-sets.ts'
@@ -21,7 +23,7 @@ import { type Cache, createCache } from './policies/cache/cache.ts'
 import type { RateLimitDeps } from './policies/rate-limit/policy.ts'
 import { openRedis, type RedisDoor } from './redis.ts'
 import { Clock } from './shared/clock.ts'
-import { LimiterTable } from './shared/limiter-table.ts'
+import { KeyHash, LimiterTable } from './shared/limiter-table.ts'
 import type { SharedMemory } from './shared/memory.ts'
 import { SCALAR, ThreadMetrics } from './shared/metrics.ts'
 import { Upstream } from './upstream/upstream.ts'
@@ -220,19 +222,19 @@ export class Services {
   }
 
   #configureScopes(config: Config): void {
-    const wanted = new Map([[GLOBAL_SCOPE, scopeLimits(config.admission)]])
+    const { admission } = config
+    const limitsOf = (of: typeof admission | NonNullable<RouteConfig['admission']>) =>
+      scopeLimits(of, admission, this.memory.tierIds)
+    const wanted = new Map([[GLOBAL_SCOPE, limitsOf(admission)]])
     for (const route of config.routes)
-      if (route.admission !== undefined) wanted.set(route.name, scopeLimits(route.admission))
+      if (route.admission !== undefined) wanted.set(route.name, limitsOf(route.admission))
     const { thread, threads } = this.info
     for (const [name, limits] of wanted) {
       const scope = this.scopes.get(name)
       if (scope === undefined) {
         const places = new Places(this.memory.places.get(name)!, threads, thread)
         this.scopes.set(name, new Scope(name, places, limits, threads))
-      } else {
-        scope.limits = limits
-        scope.places.pump(limits.workers)
-      }
+      } else scope.limits = limits
     }
   }
 
@@ -252,16 +254,27 @@ export class Services {
   }
 
   admissionFigures(): AdmissionFigures {
-    const { maxCCU, workers, maxQueue } = this.scopes.get(GLOBAL_SCOPE)!.limits
-    const places = this.scopes.get(GLOBAL_SCOPE)!.places.figures()
+    return admissionFigures(this.scopes.get(GLOBAL_SCOPE)!.places, this.config.admission, this.memory.tierIds)
+  }
+
+  /** What admission of a route is compiled with. */
+  admissionDeps(route: RouteConfig): AdmissionDeps {
+    const { metrics, memory, info } = this
+    const global = this.scopes.get(GLOBAL_SCOPE)!
+    const series = new Map<string, number>()
     return {
-      ...NO_ADMISSION,
-      ...places,
-      queued: places.waiting,
-      maxCCU,
-      workers,
-      queueCapacity: maxQueue,
-      normalCCU: normalCapacity(this.config.admission),
+      scopes: route.admission === undefined ? [global] : [global, this.scopes.get(route.name)!],
+      config: this.config.admission,
+      tierIds: memory.tierIds,
+      routeName: route.name,
+      keys: memory.keys === undefined ? undefined : new KeyCounts(memory.keys.memory, info.threads, info.thread),
+      hash: new KeyHash(),
+      tierRefused: (tier) => {
+        let id = series.get(tier)
+        if (id === undefined) series.set(tier, (id = metrics.series('fluxor_tier_refusals_total', { tier })))
+        metrics.inc(id)
+      },
+      streams: (change) => metrics.add(SCALAR.streamsCurrent, change),
     }
   }
 

@@ -2,7 +2,9 @@
 
 import { randomBytes } from 'node:crypto'
 import type { Config } from '../config/schema.ts'
+import { createKeyCountsMemory } from '../policies/admission/key-counts.ts'
 import { createPlacesMemory, Places } from '../policies/admission/places.ts'
+import { type TierIds, tierIds } from '../policies/admission/tiers.ts'
 import { LimiterTable } from './limiter-table.ts'
 import { createMetricsMemory, type MetricsMemory } from './metrics.ts'
 
@@ -10,6 +12,10 @@ export interface SharedMemory {
   readonly metrics: MetricsMemory
   /** By scope: '' for the gateway, else the route's name. */
   readonly places: ReadonlyMap<string, SharedArrayBuffer>
+  /** Numbers of the tiers, by name; a number is never given twice. */
+  readonly tierIds: TierIds
+  /** Exchanges in flight by key, with `admission.perKey`. */
+  readonly keys: { readonly maxKeys: number; readonly memory: SharedArrayBuffer } | undefined
   /** Counts of rate limits in memory. */
   readonly limiter: SharedArrayBuffer
   /** One word a thread, moved by each of its ticks: one that stands still is a thread that stands still. */
@@ -25,10 +31,17 @@ export function createSharedMemory(config: Config, threads: number, previous?: S
   const names = ['', ...config.routes.filter((route) => route.admission !== undefined).map((route) => route.name)]
   const places = new Map<string, SharedArrayBuffer>()
   for (const [name, memory] of previous?.places ?? []) {
-    if (names.includes(name) || new Places(memory, threads, 0).ccu > 0) places.set(name, memory)
+    if (names.includes(name) || new Places(memory, threads, -1).ccu > 0) places.set(name, memory)
   }
   for (const name of names) if (!places.has(name)) places.set(name, createPlacesMemory(threads))
+  const { perKey } = config.admission
+  const keys =
+    perKey === undefined || previous?.keys?.maxKeys === perKey.maxKeys
+      ? previous?.keys
+      : { maxKeys: perKey.maxKeys, memory: createKeyCountsMemory(perKey.maxKeys, threads) }
   return {
+    tierIds: tierIds(config.admission, previous?.tierIds),
+    keys,
     metrics: previous?.metrics ?? createMetricsMemory({ threads }),
     places,
     limiter: previous?.limiter ?? LimiterTable.create().buffer,

@@ -66,6 +66,10 @@ const adaptive = z.strictObject({
     .default(1.5)
     .describe('How much slower than the baseline an answer may be before the limit falls.'),
   smoothing: z.number().gt(0).max(1).default(0.2).describe('Share of the new value in each move.'),
+  mode: z
+    .enum(['enforce', 'shadow'])
+    .default('enforce')
+    .describe('shadow: the moves are logged and shown, the limit stays at `workers`.'),
   minWorkers: autoOr(1).default('auto').describe('The limit never falls below it; auto: a tenth of `workers`.'),
 })
 
@@ -132,6 +136,17 @@ export const admissionConfig = z
       .optional()
       .describe('Request field that names the tier when identity does not. Believed from `trustedProxies` alone.'),
     perKey: perKey.optional().describe('A cap for each client beside the cap for all. Absent: off.'),
+    fairBy: oneOrMore(subjectKey)
+      .optional()
+      .describe(
+        'Who waits in one tier is served in turn between these keys, so that nobody owns the queue by asking more. Absent: the key of `perKey`, or none.',
+      ),
+    slotsHeader: z
+      .boolean()
+      .default(false)
+      .describe(
+        'Answers tell a gateway in front (`slots: true` there) how many places are free, and which 503 is a refusal for want of them: `Fluxor-Slots`, `Fluxor-Shed`.',
+      ),
     maxStreams: autoOr(0)
       .default('auto')
       .describe('WebSockets, event streams and long HTTP/2 streams at once, in a pool of their own; auto: `maxCCU`.'),

@@ -1,72 +1,174 @@
 /**
- * The count behind admission: how many exchanges hold a place in one scope (the gateway, or a route), exact over all
- * threads. Lives in a SharedArrayBuffer; each change is one atomic operation. No HTTP, no config, no clock.
+ * The count behind admission: who holds a place in one scope (the gateway, or a route), by tier, exact over all threads.
+ * Lives in a SharedArrayBuffer. Each change is one short transaction under a lock of that memory, so that a decision over
+ * several numbers (the total, the guarantees, who waits where) is as exact as one compare-and-swap. No HTTP, no config, no
+ * clock.
  *
- * CCU = in service + waiting. `enter` takes a place under the cap, `startService` one of the workers' places; who cannot
- * start waits in its thread's queue. A place that falls free goes to the waiter who came first on any thread: each thread
- * publishes the ticket of its first waiter, the thread that frees a place grants it to the lowest ticket and wakes it.
+ * CCU = in service + waiting. `enter` takes a place under the cap, `start` one of the workers' places; who cannot start
+ * waits in its thread's queue. A place that falls free goes to the first waiter of the first tier that waits on any thread:
+ * each thread publishes the ticket of the waiter it would serve next, the thread that frees a place grants it to the
+ * lowest ticket and wakes that thread.
+ *
+ * Tiers. A guarantee is a share of the cap that is a tier's whenever it asks; what it does not use is lent to the others.
+ * A tier within its guarantee is let in before any other's borrowing, a higher tier's borrowing before a lower's:
+ *  - who is let in when all places are taken takes the place of a waiter that borrows, from the lowest tier up;
+ *  - with nobody waiting, lent places come back only when their requests end. So that they are not lent again at once, what
+ *    a tier has needed within the last two seconds (its refusals included) is kept for it.
+ *
+ * A thread that dies inside a transaction leaves the lock behind and perhaps half a change: `reclaim` frees the lock and
+ * makes all totals anew from what each living thread holds.
  */
 
-const CCU = 0
-const IN_SERVICE = 1
-const WAITING = 2
-const NEXT_TICKET = 3
-const HEADER = 16
+import { lock, seize, unlock } from '../../shared/word-lock.ts'
 
-/** Per thread, 64 bytes apart so that threads do not share a cache line. */
+/** Tiers by number; 0 is who has none. */
+export const MAX_TIERS = 32
+
+// Words of all threads together.
+const LOCK = 0
+const CCU = 1
+const IN_SERVICE = 2
+const WAITING = 3
+const STREAMS = 4
+/** The most places that the fleet's lease leaves to this process; −1: no fleet. */
+const LEASE = 5
+/** The workers as the adaptive limit sets them; 0: as configured. */
+const ADAPTIVE = 6
+/** The queue does not empty: newest first, the old ones are dropped. */
+const OVERLOADED = 7
+/** Services ended since the start; wraps. */
+const SERVED = 8
+const STAMP = 9
+// By tier.
+const T_CCU = 16
+const T_SERVICE = T_CCU + MAX_TIERS
+const T_WAITING = T_SERVICE + MAX_TIERS
+/** Most places a tier has needed in this window and in the one before. */
+const T_NEED = T_WAITING + MAX_TIERS
+const T_NEED_BEFORE = T_NEED + MAX_TIERS
+const T_REFUSED = T_NEED_BEFORE + MAX_TIERS
+const HEADER = T_REFUSED + MAX_TIERS
+
+// Words of each thread, by tier; then its own.
 const HELD = 0
-const HELD_SERVICE = 1
-const GRANTS = 2
-const HELD_WAITING = 3
-const FIRST_TICKET = 4
-const STRIDE = 16
+const SERVING = HELD + MAX_TIERS
+const QUEUED = SERVING + MAX_TIERS
+/** Places granted, and waiters put out, that the thread has not yet seen. In its queue stand QUEUED + GRANTED + OUSTED. */
+const GRANTED = QUEUED + MAX_TIERS
+const OUSTED = GRANTED + MAX_TIERS
+const SIGNAL = OUSTED + MAX_TIERS
+const STREAMS_HELD = SIGNAL + 1
+/** How much of the cap this thread's pressure leaves, in 1/1000. */
+const SHARE = SIGNAL + 2
+const STRIDE = OUSTED + MAX_TIERS + 16
 
-/** Ledger, doubles, per thread. */
+// Doubles of all threads together.
+const NEXT_TICKET = 0
+// Doubles of each thread: the ledger, sums for the adaptive limit, the next ticket by tier.
 const ADMITTED = 0
 const COMPLETED = 1
 const ABORTED = 2
-const LEDGER_STRIDE = 8
+const SAMPLES = 3
+const SAMPLED_MS = 4
+const DROPS = 5
+const TICKETS = 8
+const DOUBLES_STRIDE = TICKETS + MAX_TIERS
 
-const NO_TICKET = 0x7fffffff
+const NO_TICKET = Number.MAX_SAFE_INTEGER
+/** The supervisor waits for the lock no longer: its owner may be a dead thread whose end it has to be told of. */
+const SUPERVISOR_WAITS = 20
+const SUPERVISOR = -1
+
+/** What `enter` answers. */
+export const ENTERED = 0
+export const REFUSED_FULL = 1
+export const REFUSED_TIER = 2
+export const REFUSED_PRESSURE = 3
+export type Entry = typeof ENTERED | typeof REFUSED_FULL | typeof REFUSED_TIER | typeof REFUSED_PRESSURE
+
+/** What became of a waiter that left by itself: some other thread may have put it out before. */
+export const LEFT = 0
+export const WAS_OUSTED = 1
+
+export interface PlaceLimits {
+  readonly maxCCU: number
+  readonly workers: number
+  readonly maxQueue: number
+  /** Numbers of the tiers, the highest first, all that may still be inside; `[0]` without tiers. */
+  readonly order: readonly number[]
+  /** By number of tier: share of the cap, 0 to 1. */
+  readonly guarantees: readonly number[]
+}
+
+export interface TierPlaces {
+  readonly ccu: number
+  readonly inService: number
+  readonly waiting: number
+}
 
 export interface PlacesFigures {
   readonly ccu: number
   readonly inService: number
   readonly waiting: number
+  readonly streams: number
   readonly admitted: number
   readonly completed: number
   readonly aborted: number
-  /** admitted − completed − aborted − ccu; 0 whenever nothing is in between. */
+  /** admitted − completed − aborted − ccu: always 0. */
   readonly skew: number
 }
 
+/** Sums since the start, for the adaptive limit. */
+export interface PlacesSamples {
+  readonly samples: number
+  readonly sampledMs: number
+  readonly drops: number
+}
+
+function doublesAt(threads: number): number {
+  return (HEADER + threads * STRIDE) * 4
+}
+
 export function placesBytes(threads: number): number {
-  return HEADER * 4 + threads * STRIDE * 4 + threads * LEDGER_STRIDE * 8
+  return doublesAt(threads) + (8 + threads * DOUBLES_STRIDE) * 8
 }
 
 export function createPlacesMemory(threads: number): SharedArrayBuffer {
   const memory = new SharedArrayBuffer(placesBytes(threads))
   const words = new Int32Array(memory, 0, HEADER + threads * STRIDE)
-  for (let t = 0; t < threads; t++) words[HEADER + t * STRIDE + FIRST_TICKET] = NO_TICKET
+  const doubles = new Float64Array(memory, doublesAt(threads))
+  words[LEASE] = -1
+  for (let t = 0; t < threads; t++) {
+    words[HEADER + t * STRIDE + SHARE] = 1000
+    doubles.fill(NO_TICKET, 8 + t * DOUBLES_STRIDE + TICKETS, 8 + t * DOUBLES_STRIDE + TICKETS + MAX_TIERS)
+  }
   return memory
 }
 
 export class Places {
+  limits: PlaceLimits
   readonly #words: Int32Array
-  readonly #ledger: Float64Array
+  readonly #doubles: Float64Array
   readonly #threads: number
+  readonly #thread: number
   readonly #own: number
-  readonly #ownLedger: number
-  /** Called when a place was granted to this thread while it is being served by this very thread. */
-  onGrant: () => void = () => {}
+  readonly #ownDoubles: number
+  #signalled = false
+  /** Grants and evictions of the last `takeSignals`, by tier. */
+  readonly granted = new Int32Array(MAX_TIERS)
+  readonly ousted = new Int32Array(MAX_TIERS)
+  /** Called after a transaction of this thread that granted a place to it or put one of its waiters out. */
+  onSignal: () => void = () => {}
 
-  constructor(memory: SharedArrayBuffer, threads: number, thread: number) {
-    const length = HEADER + threads * STRIDE
-    this.#words = new Int32Array(memory, 0, length)
-    this.#ledger = new Float64Array(memory, length * 4, threads * LEDGER_STRIDE)
+  /** @param thread −1: the supervisor, which only looks and reclaims */
+  constructor(memory: SharedArrayBuffer, threads: number, thread: number, limits: PlaceLimits = NO_LIMITS) {
+    this.limits = limits
+    this.#words = new Int32Array(memory, 0, HEADER + threads * STRIDE)
+    this.#doubles = new Float64Array(memory, doublesAt(threads))
     this.#threads = threads
+    this.#thread = thread
     this.#own = HEADER + thread * STRIDE
-    this.#ownLedger = thread * LEDGER_STRIDE
+    this.#ownDoubles = 8 + thread * DOUBLES_STRIDE
   }
 
   get ccu(): number {
@@ -81,144 +183,550 @@ export class Places {
     return Atomics.load(this.#words, IN_SERVICE)
   }
 
-  /** True when a place under the cap was taken; it is owed exactly one `leave()`. */
-  enter(max: number): boolean {
-    if (!this.#take(CCU, max)) return false
-    Atomics.add(this.#words, this.#own + HELD, 1)
-    this.#ledger[this.#ownLedger + ADMITTED]!++
-    return true
+  get streams(): number {
+    return Atomics.load(this.#words, STREAMS)
   }
 
-  leave(completed: boolean): void {
-    this.#ledger[this.#ownLedger + (completed ? COMPLETED : ABORTED)]!++
-    Atomics.sub(this.#words, this.#own + HELD, 1)
-    Atomics.sub(this.#words, CCU, 1)
+  get served(): number {
+    return Atomics.load(this.#words, SERVED)
+  }
+
+  /** The cap of now: as configured, less what pressure takes, at most the fleet's lease. */
+  get cap(): number {
+    const { maxCCU } = this.limits
+    const words = this.#words
+    const share = this.share
+    let cap = share === 1000 ? maxCCU : Math.max(1, Math.floor((maxCCU * share) / 1000))
+    const lease = Atomics.load(words, LEASE)
+    if (lease >= 0 && lease < cap) cap = lease
+    return cap
+  }
+
+  /** How much of the cap pressure leaves, in 1/1000: the worst thread counts. */
+  get share(): number {
+    let share = 1000
+    for (let t = 0; t < this.#threads; t++) {
+      const own = Atomics.load(this.#words, HEADER + t * STRIDE + SHARE)
+      if (own < share) share = own
+    }
+    return share
+  }
+
+  get workers(): number {
+    const adaptive = Atomics.load(this.#words, ADAPTIVE)
+    return adaptive > 0 && adaptive < this.limits.workers ? adaptive : this.limits.workers
+  }
+
+  get overloaded(): boolean {
+    return Atomics.load(this.#words, OVERLOADED) === 1
+  }
+
+  set overloaded(value: boolean) {
+    Atomics.store(this.#words, OVERLOADED, value ? 1 : 0)
+  }
+
+  // Entering and leaving.
+
+  enter(tier: number): Entry {
+    this.#lock()
+    const entry = this.#enter(tier)
+    this.#unlock()
+    return entry
+  }
+
+  /** `enter` and `start` in one. True in `started` when service has begun. */
+  enterAndStart(tier: number): Entry {
+    this.#lock()
+    const entry = this.#enter(tier)
+    this.started = entry === ENTERED && this.#start(tier)
+    this.#unlock()
+    return entry
+  }
+
+  started = false
+
+  leave(tier: number, completed: boolean): void {
+    this.#lock()
+    this.#leave(tier, completed)
+    this.#unlock()
+  }
+
+  /** `endService` and `leave` in one. */
+  finish(tier: number, completed: boolean): void {
+    this.#lock()
+    this.#leave(tier, completed)
+    this.#end(tier)
+    this.#unlock()
   }
 
   /** Takes `enter()` back: the exchange was refused after all, by a cap inside this one. */
-  undoEnter(): void {
-    this.#ledger[this.#ownLedger + ADMITTED]!--
-    Atomics.sub(this.#words, this.#own + HELD, 1)
-    Atomics.sub(this.#words, CCU, 1)
+  undoEnter(tier: number): void {
+    this.#lock()
+    this.#doubles[this.#ownDoubles + ADMITTED]!--
+    this.#drop(tier)
+    this.#unlock()
   }
 
+  // Service.
+
   /** True when service may begin at once: nobody waits and a worker is free. Owed one `endService()`. */
-  startService(workers: number): boolean {
-    if (Atomics.load(this.#words, WAITING) > 0 || !this.#take(IN_SERVICE, workers)) return false
-    Atomics.add(this.#words, this.#own + HELD_SERVICE, 1)
-    return true
+  start(tier: number): boolean {
+    this.#lock()
+    const started = this.#start(tier)
+    this.#unlock()
+    return started
   }
 
   /** Gives the place in service to the first waiter anywhere, or back. */
-  endService(workers: number): void {
-    Atomics.sub(this.#words, this.#own + HELD_SERVICE, 1)
-    Atomics.sub(this.#words, IN_SERVICE, 1)
-    this.pump(workers)
+  endService(tier: number): void {
+    this.#lock()
+    this.#end(tier)
+    this.#unlock()
   }
 
-  /** False when the queue is full. The new waiter's ticket is returned by `ticket()`. */
-  startWaiting(maxQueue: number): boolean {
-    if (!this.#take(WAITING, maxQueue)) return false
-    Atomics.add(this.#words, this.#own + HELD_WAITING, 1)
+  // Waiting.
+
+  /** The ticket of a new waiter, which the thread now queues; −1: the queue is full and nobody gives way. */
+  startWaiting(tier: number): number {
+    this.#lock()
+    const words = this.#words
+    let ticket = -1
+    if (words[WAITING]! < this.limits.maxQueue || this.#oust(tier, false)) {
+      words[WAITING]!++
+      words[T_WAITING + tier]!++
+      words[this.#own + QUEUED + tier]!++
+      ticket = this.#doubles[NEXT_TICKET]!++
+    }
+    this.#unlock()
+    return ticket
+  }
+
+  /** What this thread would serve next of a tier; grants what can be granted. */
+  publish(tier: number, ticket: number | undefined): void {
+    this.#lock()
+    this.#doubles[this.#ownDoubles + TICKETS + tier] = ticket ?? NO_TICKET
+    this.#pump()
+    this.#unlock()
+  }
+
+  /** A waiter has gone by itself (its client left, its time is up). */
+  endWaiting(tier: number): typeof LEFT | typeof WAS_OUSTED {
+    this.#lock()
+    const words = this.#words
+    const own = this.#own
+    let result: typeof LEFT | typeof WAS_OUSTED = LEFT
+    if (words[own + QUEUED + tier]! > 0) {
+      words[own + QUEUED + tier]!--
+      words[T_WAITING + tier]!--
+      words[WAITING]!--
+    } else if (words[own + OUSTED + tier]! > 0) {
+      words[own + OUSTED + tier]!--
+      result = WAS_OUSTED
+    } else if (words[own + GRANTED + tier]! > 0) {
+      words[own + GRANTED + tier]!--
+      words[IN_SERVICE]!--
+      words[T_SERVICE + tier]!--
+      this.#pump()
+    }
+    this.#unlock()
+    return result
+  }
+
+  /** Takes what was granted to and taken from this thread's waiters, into `granted` and `ousted`. False: nothing. */
+  takeSignals(): boolean {
+    const words = this.#words
+    const own = this.#own
+    this.#lock()
+    const any = words[own + SIGNAL] !== 0
+    if (any) {
+      words[own + SIGNAL] = 0
+      for (let tier = 0; tier < MAX_TIERS; tier++) {
+        const granted = words[own + GRANTED + tier]!
+        this.granted[tier] = granted
+        this.ousted[tier] = words[own + OUSTED + tier]!
+        words[own + GRANTED + tier] = words[own + OUSTED + tier] = 0
+        words[own + SERVING + tier]! += granted
+      }
+    }
+    this.#signalled = false
+    this.#unlock()
+    return any
+  }
+
+  /** Signals that came for waiters which this thread has counted and not yet queued: they are kept for the next look. */
+  putBack(tier: number, granted: number, ousted: number): void {
+    const words = this.#words
+    const own = this.#own
+    this.#lock()
+    words[own + SERVING + tier]! -= granted
+    words[own + GRANTED + tier]! += granted
+    words[own + OUSTED + tier]! += ousted
+    words[own + SIGNAL] = 1
+    this.#unlock()
+  }
+
+  /** Resolves when another thread has sent a signal; `undefined` when there is one already. */
+  nextSignal(): Promise<unknown> | undefined {
+    const result = Atomics.waitAsync(this.#words, this.#own + SIGNAL, 0)
+    return result.async ? result.value : undefined
+  }
+
+  /** Grants what can be granted: limits have changed. */
+  pump(): void {
+    this.#lock()
+    this.#pump()
+    this.#unlock()
+  }
+
+  waitingAhead(tier: number): number {
+    let ahead = 0
+    for (const other of this.limits.order) {
+      ahead += Atomics.load(this.#words, T_WAITING + other)
+      if (other === tier) break
+    }
+    return ahead
+  }
+
+  // Streams.
+
+  /** Moves an exchange in service to the pool of streams; false when that is full. Owed one `endStream()`. */
+  toStream(tier: number, maxStreams: number): boolean {
+    this.#lock()
+    const fits = this.#words[STREAMS]! < maxStreams
+    if (fits) {
+      this.#words[STREAMS]!++
+      this.#words[this.#own + STREAMS_HELD]!++
+      this.#leave(tier, true)
+      this.#end(tier)
+    }
+    this.#unlock()
+    return fits
+  }
+
+  endStream(): void {
+    this.#lock()
+    this.#words[STREAMS]!--
+    this.#words[this.#own + STREAMS_HELD]!--
+    this.#unlock()
+  }
+
+  // What other mechanisms set.
+
+  /** @param share of the cap that this thread's pressure leaves, 0 to 1 */
+  setShare(share: number): void {
+    Atomics.store(this.#words, this.#own + SHARE, Math.round(share * 1000))
+  }
+
+  /** @param lease undefined: no fleet */
+  setLease(lease: number | undefined): void {
+    Atomics.store(this.#words, LEASE, lease ?? -1)
+  }
+
+  /** @param workers undefined: as configured */
+  setAdaptive(workers: number | undefined): void {
+    Atomics.store(this.#words, ADAPTIVE, workers ?? 0)
+  }
+
+  /** Begins a new window of needs, once for all threads. @param stamp a number that grows with time */
+  turnWindow(stamp: number): void {
+    if (Atomics.load(this.#words, STAMP) === stamp) return
+    this.#lock()
+    const words = this.#words
+    if (words[STAMP] !== stamp) {
+      words[STAMP] = stamp
+      for (const tier of this.limits.order) {
+        words[T_NEED_BEFORE + tier] = words[T_NEED + tier]!
+        words[T_NEED + tier] = words[T_CCU + tier]!
+        words[T_REFUSED + tier] = 0
+      }
+    }
+    this.#unlock()
+  }
+
+  /** How long an upstream took. */
+  sample(ms: number): void {
+    this.#doubles[this.#ownDoubles + SAMPLES]!++
+    this.#doubles[this.#ownDoubles + SAMPLED_MS]! += ms
+  }
+
+  /** An upstream failed or refused. */
+  dropped(): void {
+    this.#doubles[this.#ownDoubles + DROPS]!++
+  }
+
+  samples(): PlacesSamples {
+    return { samples: this.#sum(SAMPLES), sampledMs: this.#sum(SAMPLED_MS), drops: this.#sum(DROPS) }
+  }
+
+  // Transactions: the lock is held.
+
+  #enter(tier: number): Entry {
+    const words = this.#words
+    const { order, guarantees, maxCCU } = this.limits
+    const cap = this.cap
+    const total = words[CCU]!
+    if (order.length <= 1) {
+      if (total < cap) {
+        this.#take(tier)
+        return ENTERED
+      }
+      return total < maxCCU && this.share < 1000 ? REFUSED_PRESSURE : REFUSED_FULL
+    }
+    const within = words[T_CCU + tier]! < Math.floor(guarantees[tier]! * cap)
+    if (within ? total < cap : total + this.#keptFor(tier, cap) < cap) {
+      this.#take(tier)
+      return ENTERED
+    }
+    if (this.#oust(tier, within)) {
+      this.#take(tier)
+      return ENTERED
+    }
+    words[T_REFUSED + tier]!++
+    this.#need(tier, words[T_CCU + tier]! + words[T_REFUSED + tier]!)
+    if (this.share < 1000 && total < maxCCU) return REFUSED_PRESSURE
+    return total < cap || within ? REFUSED_TIER : REFUSED_FULL
+  }
+
+  /** Free places that who borrows for a tier must leave: to guarantees, and to what higher tiers have just needed. */
+  #keptFor(tier: number, cap: number): number {
+    const words = this.#words
+    const { order, guarantees } = this.limits
+    let kept = 0
+    let higher = true
+    for (const other of order) {
+      if (other === tier) {
+        higher = false
+        continue
+      }
+      const seen = Math.max(words[T_NEED + other]!, words[T_NEED_BEFORE + other]!)
+      if (seen === 0) continue
+      let need = Math.ceil(seen * 1.25) + 1
+      if (!higher) need = Math.min(need, Math.floor(guarantees[other]! * cap))
+      const lacking = need - words[T_CCU + other]!
+      if (lacking > 0) kept += lacking
+    }
+    return kept
+  }
+
+  #need(tier: number, places: number): void {
+    const need = Math.min(places, this.limits.maxCCU)
+    if (need > this.#words[T_NEED + tier]!) this.#words[T_NEED + tier] = need
+  }
+
+  #take(tier: number): void {
+    const words = this.#words
+    words[CCU]!++
+    const held = ++words[T_CCU + tier]!
+    if (held > words[T_NEED + tier]!) words[T_NEED + tier] = held
+    words[this.#own + HELD + tier]!++
+    this.#doubles[this.#ownDoubles + ADMITTED]!++
+  }
+
+  #drop(tier: number): void {
+    const words = this.#words
+    words[CCU]!--
+    words[T_CCU + tier]!--
+    words[this.#own + HELD + tier]!--
+  }
+
+  #leave(tier: number, completed: boolean): void {
+    this.#doubles[this.#ownDoubles + (completed ? COMPLETED : ABORTED)]!++
+    this.#drop(tier)
+  }
+
+  #start(tier: number): boolean {
+    const words = this.#words
+    if (words[WAITING]! > 0 || words[IN_SERVICE]! >= this.workers) return false
+    words[IN_SERVICE]!++
+    words[T_SERVICE + tier]!++
+    words[this.#own + SERVING + tier]!++
     return true
   }
 
-  /** The waiter got its place, or left. */
-  endWaiting(): void {
-    Atomics.sub(this.#words, this.#own + HELD_WAITING, 1)
-    Atomics.sub(this.#words, WAITING, 1)
-  }
-
-  ticket(): number {
-    return Atomics.add(this.#words, NEXT_TICKET, 1) & 0x3fffffff
-  }
-
-  /** Publishes the ticket of this thread's first waiter. */
-  publish(ticket: number | undefined): void {
-    Atomics.store(this.#words, this.#own + FIRST_TICKET, ticket ?? NO_TICKET)
-  }
-
-  /** Grants free places to waiters. Called whenever a place fell free or a waiter has come. */
-  pump(workers: number): void {
+  #end(tier: number): void {
     const words = this.#words
-    while (Atomics.load(words, WAITING) > 0 && this.#take(IN_SERVICE, workers)) {
-      const target = this.#firstWaitingThread()
-      if (target < 0) {
-        Atomics.sub(words, IN_SERVICE, 1)
-        // A waiter between being counted and being published pumps for itself.
-        return
+    words[IN_SERVICE]!--
+    words[T_SERVICE + tier]!--
+    words[this.#own + SERVING + tier]!--
+    words[SERVED] = (words[SERVED]! + 1) | 0
+    this.#pump()
+  }
+
+  /** Puts a waiter out whose tier borrows, the lowest first; its place under the cap is free then. */
+  #oust(tier: number, within: boolean): boolean {
+    const words = this.#words
+    if (words[WAITING] === 0) return false
+    const { order, guarantees } = this.limits
+    const cap = this.cap
+    for (let i = order.length - 1; i >= 0; i--) {
+      const victim = order[i]!
+      if (victim === tier) {
+        if (within) continue
+        return false
       }
-      Atomics.add(words, target + HELD_SERVICE, 1)
-      if (target === this.#own) this.onGrant()
-      else {
-        // Not to be granted again before its thread has run.
-        Atomics.store(words, target + FIRST_TICKET, NO_TICKET)
-        Atomics.add(words, target + GRANTS, 1)
-        Atomics.notify(words, target + GRANTS)
+      if (words[T_WAITING + victim] === 0) continue
+      if (words[T_CCU + victim]! <= Math.floor(guarantees[victim]! * cap)) continue
+      let at = -1
+      let most = 0
+      for (let t = 0; t < this.#threads; t++) {
+        const queued = words[HEADER + t * STRIDE + QUEUED + victim]!
+        if (queued > most) {
+          most = queued
+          at = HEADER + t * STRIDE
+        }
       }
+      if (at < 0) continue
+      words[at + QUEUED + victim]!--
+      words[at + OUSTED + victim]!++
+      words[at + HELD + victim]!--
+      words[T_WAITING + victim]!--
+      words[WAITING]!--
+      words[CCU]!--
+      words[T_CCU + victim]!--
+      this.#doubles[this.#ownDoubles + ABORTED]!++
+      this.#signal(at)
+      return true
+    }
+    return false
+  }
+
+  #pump(): void {
+    const words = this.#words
+    while (words[WAITING]! > 0 && words[IN_SERVICE]! < this.workers) {
+      const tier = this.#nextTier()
+      const at = tier < 0 ? -1 : this.#nextThread(tier)
+      if (at < 0) return // counted but not yet queued: its thread publishes in a moment
+      words[at + QUEUED + tier]!--
+      words[at + GRANTED + tier]!++
+      words[T_WAITING + tier]!--
+      words[WAITING]!--
+      words[IN_SERVICE]!++
+      words[T_SERVICE + tier]!++
+      this.#signal(at)
     }
   }
 
-  #firstWaitingThread(): number {
+  /** Who has less than its guarantee in service goes first, then the order of the tiers. */
+  #nextTier(): number {
+    const words = this.#words
+    const { order, guarantees } = this.limits
+    if (order.length === 1) return words[T_WAITING + order[0]!]! > 0 ? order[0]! : -1
+    let first = -1
+    for (const tier of order) {
+      if (words[T_WAITING + tier] === 0) continue
+      if (words[T_SERVICE + tier]! < Math.floor(guarantees[tier]! * this.workers)) return tier
+      if (first < 0) first = tier
+    }
+    return first
+  }
+
+  #nextThread(tier: number): number {
+    const words = this.#words
     let best = -1
     let lowest = NO_TICKET
     for (let t = 0; t < this.#threads; t++) {
-      const at = HEADER + t * STRIDE
-      const ticket = Atomics.load(this.#words, at + FIRST_TICKET)
-      if (ticket < lowest) {
+      const ticket = this.#doubles[8 + t * DOUBLES_STRIDE + TICKETS + tier]!
+      if (ticket < lowest && words[HEADER + t * STRIDE + QUEUED + tier]! > 0) {
         lowest = ticket
-        best = at
+        best = HEADER + t * STRIDE
       }
     }
     return best
   }
 
-  /** Grants by other threads, taken. */
-  takeGrants(): number {
-    return Atomics.exchange(this.#words, this.#own + GRANTS, 0)
+  #signal(at: number): void {
+    if (at === this.#own) this.#signalled = true
+    Atomics.store(this.#words, at + SIGNAL, 1)
+    if (at !== this.#own) Atomics.notify(this.#words, at + SIGNAL)
   }
 
-  /** Resolves when another thread has granted a place; `undefined` when there are grants already. */
-  nextGrant(): Promise<unknown> | undefined {
-    const result = Atomics.waitAsync(this.#words, this.#own + GRANTS, 0)
-    return result.async ? result.value : undefined
+  #lock(): void {
+    lock(this.#words, LOCK, this.#thread + 2)
   }
 
-  /** A grant that nobody wanted any more goes on. */
-  returnGrant(workers: number): void {
-    this.endService(workers)
+  #unlock(): void {
+    unlock(this.#words, LOCK)
+    if (this.#signalled) this.onSignal()
   }
 
-  #take(word: number, max: number): boolean {
-    const words = this.#words
-    for (;;) {
-      const count = Atomics.load(words, word)
-      if (count >= max) return false
-      if (Atomics.compareExchange(words, word, count, count + 1) === count) return true
-    }
-  }
-
-  /** A thread has died: what it held is given back, its exchanges count as aborted. */
+  /** A thread has died: what it held is given back, its exchanges count as aborted. For the supervisor. */
   reclaim(thread: number): void {
-    const at = HEADER + thread * STRIDE
     const words = this.#words
-    Atomics.store(words, at + FIRST_TICKET, NO_TICKET)
-    Atomics.store(words, at + GRANTS, 0)
-    Atomics.sub(words, WAITING, Atomics.exchange(words, at + HELD_WAITING, 0))
-    Atomics.sub(words, IN_SERVICE, Atomics.exchange(words, at + HELD_SERVICE, 0))
-    const held = Atomics.exchange(words, at + HELD, 0)
-    Atomics.sub(words, CCU, held)
-    this.#ledger[thread * LEDGER_STRIDE + ABORTED]! += held
+    seize(words, LOCK, this.#thread + 2, thread + 2)
+    const at = HEADER + thread * STRIDE
+    let held = 0
+    for (let tier = 0; tier < MAX_TIERS; tier++) held += words[at + HELD + tier]!
+    words.fill(0, at, at + STRIDE)
+    words[at + SHARE] = 1000
+    const doubles = 8 + thread * DOUBLES_STRIDE
+    this.#doubles.fill(NO_TICKET, doubles + TICKETS, doubles + TICKETS + MAX_TIERS)
+    this.#recount()
+    // It may have died between a count and the ledger: its exchanges are what makes the ledger whole.
+    this.#doubles[doubles + ABORTED]! += held
+    this.#doubles[doubles + ABORTED]! += this.#sum(ADMITTED) - this.#sum(COMPLETED) - this.#sum(ABORTED) - words[CCU]!
+    this.#pump()
+    this.#unlock()
   }
 
-  figures(): PlacesFigures {
-    const sum = (column: number) => {
-      let total = 0
-      for (let t = 0; t < this.#threads; t++) total += this.#ledger[t * LEDGER_STRIDE + column]!
-      return total
+  #recount(): void {
+    const words = this.#words
+    words.fill(0, T_CCU, T_NEED)
+    words[CCU] = words[IN_SERVICE] = words[WAITING] = words[STREAMS] = 0
+    for (let t = 0; t < this.#threads; t++) {
+      const at = HEADER + t * STRIDE
+      words[STREAMS]! += words[at + STREAMS_HELD]!
+      for (let tier = 0; tier < MAX_TIERS; tier++) {
+        const serving = words[at + SERVING + tier]! + words[at + GRANTED + tier]!
+        words[CCU]! += words[at + HELD + tier]!
+        words[T_CCU + tier]! += words[at + HELD + tier]!
+        words[IN_SERVICE]! += serving
+        words[T_SERVICE + tier]! += serving
+        words[WAITING]! += words[at + QUEUED + tier]!
+        words[T_WAITING + tier]! += words[at + QUEUED + tier]!
+      }
     }
-    const [admitted, completed, aborted] = [sum(ADMITTED), sum(COMPLETED), sum(ABORTED)]
-    const { ccu, inService, waiting } = this
-    return { ccu, inService, waiting, admitted, completed, aborted, skew: admitted - completed - aborted - ccu }
   }
+
+  #sum(column: number): number {
+    let total = 0
+    for (let t = 0; t < this.#threads; t++) total += this.#doubles[8 + t * DOUBLES_STRIDE + column]!
+    return total
+  }
+
+  /** All at one moment. */
+  figures(): PlacesFigures {
+    const words = this.#words
+    const waits = this.#thread === SUPERVISOR ? SUPERVISOR_WAITS : Number.POSITIVE_INFINITY
+    const locked = lock(words, LOCK, this.#thread + 2, waits)
+    const [ccu, inService, waiting, streams] = [words[CCU]!, words[IN_SERVICE]!, words[WAITING]!, words[STREAMS]!]
+    const [admitted, completed, aborted] = [this.#sum(ADMITTED), this.#sum(COMPLETED), this.#sum(ABORTED)]
+    if (locked) this.#unlock()
+    return {
+      ccu,
+      inService,
+      waiting,
+      streams,
+      admitted,
+      completed,
+      aborted,
+      skew: admitted - completed - aborted - ccu,
+    }
+  }
+
+  tier(tier: number): TierPlaces {
+    const words = this.#words
+    return {
+      ccu: Atomics.load(words, T_CCU + tier),
+      inService: Atomics.load(words, T_SERVICE + tier),
+      waiting: Atomics.load(words, T_WAITING + tier),
+    }
+  }
+}
+
+const NO_LIMITS: PlaceLimits = {
+  maxCCU: 0,
+  workers: 0,
+  maxQueue: 0,
+  order: [0],
+  guarantees: new Array<number>(MAX_TIERS).fill(0),
 }

@@ -1,101 +1,282 @@
 /**
  * Admission of a route: a place under the global cap and under the route's own, then a worker's place in both, waited for
  * in a bounded queue. Refusals are immediate and say when to come back. Every place is given back when the exchange ends,
- * however it ends.
+ * however it ends; a long stream moves to a pool of its own.
  */
 
 import type { Exchange, FinishHook } from '../../exchange.ts'
 import { LocalReply } from '../../local-reply.ts'
+import type { KeyHash } from '../../shared/limiter-table.ts'
 import type { AdmissionConfig, AdmissionRouteConfig } from './config.ts'
-import type { Scope, ScopeLimits, Waiter } from './scope.ts'
+import { compileDeadline } from './deadline.ts'
+import { KEY_FULL, type KeyCounts } from './key-counts.ts'
+import { ENTERED, type Entry, REFUSED_PRESSURE, REFUSED_TIER } from './places.ts'
+import type { WaitEnd } from './queue.ts'
+import type { Scope, ScopeLimits } from './scope.ts'
+import { compileSubject } from './subject.ts'
+import { compileTier, type TierIds, tierOrder } from './tiers.ts'
 
-export type AdmissionReason = 'CCU_FULL' | 'QUEUE_FULL' | 'QUEUE_TIMEOUT'
+export type AdmissionReason =
+  | 'CCU_FULL'
+  | 'QUEUE_FULL'
+  | 'QUEUE_TIMEOUT'
+  | 'CCU_TIER'
+  | 'CCU_KEY'
+  | 'DEADLINE'
+  | 'PRESSURE'
 export type AdmissionGate = (x: Exchange) => LocalReply | undefined | Promise<LocalReply | undefined>
 
 export interface Admission {
   readonly gate: AdmissionGate
-  /** A refusal that is certain already: asked before anything that costs more than a look. */
-  readonly fullLook: (x: Exchange) => LocalReply | undefined
+  /** A refusal that is certain already: asked before anything that costs more than a look. Undefined: there is no such look. */
+  readonly fullLook: ((x: Exchange) => LocalReply | undefined) | undefined
+  /** Field lines that forwarded answers carry at this moment; '' mostly. */
+  readonly answerFields: () => string
+}
+
+export interface AdmissionDeps {
+  /** From the outermost: the gateway's, then the route's if it has one. */
+  readonly scopes: readonly Scope[]
+  readonly config: AdmissionConfig
+  readonly tierIds: TierIds
+  readonly routeName: string
+  /** With `perKey`. */
+  readonly keys: KeyCounts | undefined
+  readonly hash: KeyHash
+  /** Counts a refusal of a tier. */
+  readonly tierRefused: (tier: string) => void
+  /** Streams in their own pool: one more, one less. */
+  readonly streams: (change: 1 | -1) => void
 }
 
 /** The numbers of a scope with `auto` resolved. */
-export function scopeLimits(config: AdmissionConfig | AdmissionRouteConfig): ScopeLimits {
+export function scopeLimits(
+  config: AdmissionConfig | AdmissionRouteConfig,
+  global: AdmissionConfig,
+  ids: TierIds,
+): ScopeLimits {
   const { maxCCU } = config
   const workers = config.workers === 'auto' ? Math.max(1, normalCapacity(config)) : config.workers
   const maxQueue = config.maxQueue === 'auto' ? Math.max(0, maxCCU - workers) : config.maxQueue
-  return { maxCCU, workers, maxQueue, queueTimeoutMs: config.queueTimeout }
+  return {
+    maxCCU,
+    workers,
+    maxQueue,
+    queueTimeoutMs: config.queueTimeout,
+    discipline: config.discipline,
+    codelTargetMs: global.codel.target,
+    codelIntervalMs: global.codel.interval,
+    ...tierOrder(global, ids),
+  }
 }
 
 export function normalCapacity(config: { maxCCU: number; utilizationPercent: number }): number {
   return Math.floor((config.maxCCU * config.utilizationPercent) / 100)
 }
 
-/** @param scopes from the outermost: the gateway's, then the route's if it has one */
-export function compileAdmission(scopes: readonly Scope[]): Admission {
-  const refuse = (scope: Scope, reason: AdmissionReason): LocalReply => {
-    const { maxCCU } = scope.limits
+/** Admissions by the config of their route, for exchanges that turn into streams. */
+const movers = new WeakMap<object, (x: Exchange) => boolean>()
+
+/**
+ * Moves an admitted exchange to the pool of long streams (WebSocket, event streams, old HTTP/2 streams): its place is free
+ * for others. False when the pool is full or the exchange has no place: it stays where it is.
+ */
+export function toStream(x: Exchange): boolean {
+  const config = x.route?.config
+  return config !== undefined && !x.finished && (movers.get(config)?.(x) ?? false)
+}
+
+/** @param route the route's config, by which `toStream` finds its way back */
+export function compileAdmission(route: object, deps: AdmissionDeps): Admission {
+  const { scopes, config, keys, hash } = deps
+  const tierOf = compileTier(config, deps.tierIds)
+  const deadline = compileDeadline(config.deadlineHeader)
+  const { perKey } = config
+  const fairParts = config.fairBy ?? perKey?.key
+  const subjectOf = perKey === undefined ? undefined : compileSubject(perKey.key, deps.routeName)
+  const turnOf = fairParts === undefined ? undefined : compileSubject(fairParts, deps.routeName)
+  const outer = scopes[0]!
+  const single = scopes.length === 1
+  const maxStreams = config.maxStreams === 'auto' ? config.maxCCU : config.maxStreams
+  const adaptive = config.mode === 'adaptive'
+
+  const refuse = (x: Exchange, scope: Scope, reason: AdmissionReason): LocalReply => {
+    if (tierOf !== undefined) deps.tierRefused(x.tier)
+    const shed = config.slotsHeader ? `Fluxor-Shed: ${reason}\r\nFluxor-Slots: free=${freePlaces(scopes)}\r\n` : ''
     return new LocalReply('BACKPRESSURE', {
       reason,
       fields:
         `Retry-After: ${scope.retryAfterSec(Math.random())}\r\n` +
-        `RateLimit-Policy: "ccu";q=${maxCCU};qu="concurrent-requests"\r\nCache-Control: no-store\r\n`,
+        `RateLimit-Policy: "ccu";q=${scope.limits.maxCCU};qu="concurrent-requests"\r\nCache-Control: no-store\r\n${shed}`,
     })
   }
 
-  const leaveAll: FinishHook = (outcome) => {
-    for (const scope of scopes) scope.places.leave(outcome === 'completed')
+  // Exchanges whose place another has taken, or that have moved to the streams: their hooks have less to give back.
+  const ousted = scopes.map(() => new Set<Exchange>())
+  const streaming = new Set<Exchange>()
+  const learn = (x: Exchange) => {
+    if (x.reply !== undefined || (x.status === 503 && x.attempts > 0)) outer.places.dropped()
+    else if (x.upstreamHeadMs > 0) outer.places.sample(x.upstreamHeadMs - x.startedMs - x.queuedMs)
   }
-  const endService: FinishHook[] = scopes.map((scope) => () => scope.endService())
+  const moved = (x: Exchange, last: boolean): boolean => {
+    if (streaming.size === 0 || !streaming.has(x)) return false
+    if (last) {
+      streaming.delete(x)
+      outer.places.endStream()
+      deps.streams(-1)
+    }
+    return true
+  }
 
-  const serveFrom = (x: Exchange, from: number): LocalReply | undefined | Promise<LocalReply | undefined> => {
+  /** What one tier's exchanges give back, made once. */
+  const hooksOf = (tier: number) => ({
+    whole: ((outcome, x) => {
+      if (moved(x, true)) return
+      if (adaptive) learn(x)
+      outer.places.finish(tier, outcome === 'completed')
+    }) satisfies FinishHook as FinishHook,
+    leave: ((outcome, x) => {
+      if (moved(x, true)) return
+      for (const [i, scope] of scopes.entries()) {
+        const out = ousted[i]!
+        if (out.size === 0 || !out.delete(x)) scope.places.leave(tier, outcome === 'completed')
+      }
+    }) satisfies FinishHook as FinishHook,
+    endService: scopes.map(
+      (scope, i): FinishHook =>
+        (_outcome, x) => {
+          if (moved(x, false)) return
+          if (adaptive && i === 0) learn(x)
+          scope.places.endService(tier)
+        },
+    ),
+  })
+  const byTier: ReturnType<typeof hooksOf>[] = []
+  const hooks = (tier: number) => (byTier[tier] ??= hooksOf(tier))
+
+  movers.set(route, (x) => {
+    if (streaming.has(x)) return true
+    const tier = tierOf === undefined ? 0 : (deps.tierIds.get(x.tier) ?? 0)
+    if (!outer.places.toStream(tier, maxStreams)) return false
+    for (const scope of scopes.slice(1)) scope.places.finish(tier, true)
+    streaming.add(x)
+    deps.streams(1)
+    return true
+  })
+
+  const serveFrom = (
+    x: Exchange,
+    tier: number,
+    from: number,
+  ): LocalReply | undefined | Promise<LocalReply | undefined> => {
     // The narrowest scope first: who waits for a route's worker holds none of the gateway's.
     for (let i = from; i >= 0; i--) {
       const scope = scopes[i]!
-      if (scope.places.startService(scope.limits.workers)) {
-        x.onFinish(endService[i]!)
-        continue
-      }
-      return wait(x, scope, i)
+      if (!scope.places.start(tier)) return wait(x, tier, scope, i)
+      x.onFinish(hooks(tier).endService[i]!)
     }
     return undefined
   }
 
-  const wait = (x: Exchange, scope: Scope, i: number): LocalReply | Promise<LocalReply | undefined> => {
+  const wait = (x: Exchange, tier: number, scope: Scope, i: number): LocalReply | Promise<LocalReply | undefined> => {
     const sinceMs = performance.now()
-    let answer: (value: LocalReply | undefined | Promise<LocalReply | undefined>) => void
+    const predictedMs = scope.predictedWaitMs(tier)
+    if (predictedMs > 0 && sinceMs + predictedMs > x.deadlineMs) return refuse(x, scope, 'DEADLINE')
+    let answer!: (value: LocalReply | undefined | Promise<LocalReply | undefined>) => void
     const promise = new Promise<LocalReply | undefined>((resolve) => {
       answer = resolve
     })
     let settled = false
-    const waiter: Waiter | undefined = scope.wait(sinceMs, (served) => {
+    const ended = (end: WaitEnd) => {
       settled = true
-      x.queuedMs += performance.now() - sinceMs
+      const waitedMs = performance.now() - sinceMs
+      x.queuedMs += waitedMs
       x.onAbort = null
-      if (served && x.finished) scope.endService()
-      else if (served) {
-        x.onFinish(endService[i]!)
-        answer(serveFrom(x, i - 1))
-      } else answer(refuse(scope, 'QUEUE_TIMEOUT'))
-    })
-    if (waiter === undefined) return refuse(scope, 'QUEUE_FULL')
-    if (!settled) x.onAbort = () => scope.leave(waiter)
+      if (end === 'served') {
+        if (x.finished) {
+          scope.places.endService(tier)
+          return
+        }
+        x.responseFields += `Server-Timing: queue;dur=${waitedMs.toFixed(1)}\r\n`
+        x.onFinish(hooks(tier).endService[i]!)
+        answer(serveFrom(x, tier, i - 1))
+        return
+      }
+      if (end === 'ousted') ousted[i]!.add(x)
+      answer(refuse(x, scope, end === 'ousted' ? 'CCU_TIER' : 'QUEUE_TIMEOUT'))
+    }
+    const waiter = scope.wait(tier, turnOf === undefined ? '' : turnOf(x), sinceMs, ended)
+    if (waiter === undefined) return refuse(x, scope, 'QUEUE_FULL')
+    if (!settled) {
+      x.onAbort = () => {
+        x.queuedMs += performance.now() - sinceMs
+        if (scope.leave(waiter)) ousted[i]!.add(x)
+      }
+    }
     return promise
+  }
+
+  const keyFull = (x: Exchange): boolean => {
+    const subject = hash.from(keys!.seedA, keys!.seedB).add(subjectOf!(x))
+    const cell = keys!.take(subject.a, subject.b, perKey!.maxCCU)
+    if (cell === KEY_FULL) return true
+    if (cell >= 0) x.onFinish(() => keys!.release(cell))
+    return false
   }
 
   return {
     gate(x) {
+      const tier = tierOf === undefined ? 0 : tierOf(x)
+      deadline(x)
+      if (subjectOf !== undefined && keys !== undefined && keyFull(x)) return refuse(x, outer, 'CCU_KEY')
+      if (single) {
+        const { places } = outer
+        const entry = places.enterAndStart(tier)
+        if (entry !== ENTERED) return refuse(x, outer, reasonOf(entry))
+        if (places.started) {
+          x.onFinish(hooks(tier).whole)
+          return undefined
+        }
+        x.onFinish(hooks(tier).leave)
+        return wait(x, tier, outer, 0)
+      }
       for (let i = 0; i < scopes.length; i++) {
         const scope = scopes[i]!
-        if (scope.places.enter(scope.limits.maxCCU)) continue
-        for (let j = 0; j < i; j++) scopes[j]!.places.undoEnter()
-        return refuse(scope, 'CCU_FULL')
+        const entry = scope.places.enter(tier)
+        if (entry === ENTERED) continue
+        for (let j = 0; j < i; j++) scopes[j]!.places.undoEnter(tier)
+        return refuse(x, scope, reasonOf(entry))
       }
-      x.onFinish(leaveAll)
-      return serveFrom(x, scopes.length - 1)
+      x.onFinish(hooks(tier).leave)
+      return serveFrom(x, tier, scopes.length - 1)
     },
-    fullLook() {
-      for (const scope of scopes) if (scope.places.ccu >= scope.limits.maxCCU) return refuse(scope, 'CCU_FULL')
-      return undefined
-    },
+
+    // With tiers only identity tells who is refused, and a refusal must be known as the tier's need.
+    fullLook:
+      tierOf !== undefined
+        ? undefined
+        : (x) => {
+            for (const scope of scopes) {
+              const { cap, ccu, share } = scope.places
+              if (ccu >= cap)
+                return refuse(x, scope, share < 1000 && ccu < scope.limits.maxCCU ? 'PRESSURE' : 'CCU_FULL')
+            }
+            return undefined
+          },
+
+    answerFields: config.slotsHeader ? () => `Fluxor-Slots: free=${freePlaces(scopes)}\r\n` : () => '',
   }
+}
+
+function reasonOf(entry: Entry): AdmissionReason {
+  return entry === REFUSED_TIER ? 'CCU_TIER' : entry === REFUSED_PRESSURE ? 'PRESSURE' : 'CCU_FULL'
+}
+
+/** Exchanges that could be served at once. */
+function freePlaces(scopes: readonly Scope[]): number {
+  let free = Number.POSITIVE_INFINITY
+  for (const { places } of scopes) {
+    free = Math.min(free, places.workers - places.inService - places.waiting, places.cap - places.ccu)
+  }
+  return Math.max(0, free)
 }

@@ -1,130 +1,240 @@
 /**
- * One thread's side of an admission scope: its numbers, and its queue of waiters. The queue is in arrival order; a waiter
- * leaves when it gets a place, when its time is up, or when its client goes.
+ * One thread's side of an admission scope: its limits, and its queues of waiters by tier. A waiter leaves when it gets a
+ * place, when its time is up, when a higher tier takes its place, or when its client goes. Ticked by the thread's clock.
  */
 
-import type { Places } from './places.ts'
+import { MAX_TIERS, type PlaceLimits, type Places, WAS_OUSTED } from './places.ts'
+import { type WaitEnd, type Waiter, WaitQueue } from './queue.ts'
 
-export interface ScopeLimits {
-  readonly maxCCU: number
-  readonly workers: number
-  readonly maxQueue: number
+export interface ScopeLimits extends PlaceLimits {
   readonly queueTimeoutMs: number
+  readonly discipline: 'fifo' | 'lifo' | 'adaptive'
+  /** With `adaptive`: see `#judgeQueue`. */
+  readonly codelTargetMs: number
+  readonly codelIntervalMs: number
 }
 
-export interface Waiter {
-  readonly ticket: number
-  readonly sinceMs: number
-  /** Told once: true with a place in service, false when its time is up. */
-  readonly done: (served: boolean) => void
-}
+/** A window of the tiers' needs. */
+const WINDOW_MS = 1000
+const RATE_EVERY_MS = 200
+/** Weight of the newest rate. */
+const RATE_WEIGHT = 0.3
 
 export class Scope {
   readonly name: string
   readonly places: Places
-  limits: ScopeLimits
-  readonly #queue = new Set<Waiter>()
+  #limits: ScopeLimits
+  readonly #queues: (WaitQueue | undefined)[] = []
   readonly #acrossThreads: boolean
   #listening = false
-  /** Services ended by this thread per second, smoothed: what Retry-After is made of. */
-  #drainRate = 0
-  #ended = 0
+  #size = 0
+  #newestFirst: boolean
+  /** Services ended per second over all threads, smoothed; 0: not known. */
+  #rate = 0
+  #servedBefore: number
   #rateFromMs = 0
+  /** Shortest wait among those served since then: CoDel's measure. */
+  #shortestMs = Number.POSITIVE_INFINITY
+  #intervalFromMs = 0
 
   constructor(name: string, places: Places, limits: ScopeLimits, threads: number) {
     this.name = name
     this.places = places
-    this.limits = limits
+    this.#limits = places.limits = limits
+    this.#newestFirst = limits.discipline === 'lifo'
     this.#acrossThreads = threads > 1
-    places.onGrant = () => this.#serveFirst()
+    this.#servedBefore = places.served
+    places.onSignal = () => this.takeSignals()
   }
 
-  endService(): void {
-    this.#ended++
-    this.places.endService(this.limits.workers)
+  get limits(): ScopeLimits {
+    return this.#limits
   }
 
-  /** Queues; undefined when the queue is full. The place may be granted before this returns. */
-  wait(nowMs: number, done: (served: boolean) => void): Waiter | undefined {
-    if (!this.places.startWaiting(this.limits.maxQueue)) return undefined
-    const waiter: Waiter = { ticket: this.places.ticket(), sinceMs: nowMs, done }
-    this.#queue.add(waiter)
-    if (this.#queue.size === 1) this.places.publish(waiter.ticket)
+  set limits(limits: ScopeLimits) {
+    this.#limits = this.places.limits = limits
+    this.#order(limits.discipline === 'lifo' || (limits.discipline === 'adaptive' && this.places.overloaded))
+    this.places.pump()
+  }
+
+  /** Waiters in this thread. */
+  get size(): number {
+    return this.#size
+  }
+
+  /**
+   * Queues; undefined when the queue is full. `done` is told once how the wait has ended, perhaps before this returns.
+   * @param key whose turn it is, '' without keys
+   */
+  wait(tier: number, key: string, nowMs: number, done: (end: WaitEnd) => void): Waiter | undefined {
+    const ticket = this.places.startWaiting(tier)
+    if (ticket < 0) return undefined
+    const waiter: Waiter = {
+      ticket,
+      tier,
+      sinceMs: nowMs,
+      key,
+      done,
+      before: null,
+      after: null,
+      line: null,
+      lineBefore: null,
+      lineAfter: null,
+    }
+    this.#queue(tier).push(waiter)
+    this.#size++
     if (this.#acrossThreads) this.#listen()
-    this.places.pump(this.limits.workers)
+    this.#publish(tier)
     return waiter
   }
 
-  /** Its client is gone. */
-  leave(waiter: Waiter): void {
-    if (!this.#queue.delete(waiter)) return
-    this.places.endWaiting()
-    this.#publishFirst()
+  /** Its client is gone. True: its place under the cap had gone to another already. */
+  leave(waiter: Waiter): boolean {
+    this.#take(waiter)
+    const ousted = this.places.endWaiting(waiter.tier) === WAS_OUSTED
+    this.#publish(waiter.tier)
+    return ousted
   }
 
-  #serveFirst(): void {
-    for (const waiter of this.#queue) {
-      this.leave(waiter)
-      waiter.done(true)
-      return
-    }
-    this.places.returnGrant(this.limits.workers)
+  #take(waiter: Waiter): void {
+    this.#queues[waiter.tier]!.remove(waiter)
+    this.#size--
   }
 
-  #publishFirst(): void {
-    for (const waiter of this.#queue) {
-      this.places.publish(waiter.ticket)
-      return
-    }
-    this.places.publish(undefined)
+  #queue(tier: number): WaitQueue {
+    return (this.#queues[tier] ??= new WaitQueue())
   }
 
-  /** While anybody waits here, other threads' grants are listened for. */
+  /** Tickets of what is taken from the back count down, so that the lowest is always the next. */
+  #publish(tier: number): void {
+    const next = this.#queues[tier]?.peek(this.#newestFirst)
+    this.places.publish(tier, next == null ? undefined : this.#newestFirst ? -next.ticket : next.ticket)
+  }
+
+  /** While anybody waits here, signals of other threads are listened for. */
   #listen(): void {
     if (this.#listening) return
     this.#listening = true
-    const granted = () => {
+    const signalled = () => {
       this.#listening = false
-      this.takeGrants()
-      if (this.#queue.size > 0) this.#listen()
+      this.takeSignals()
+      if (this.#size > 0) this.#listen()
     }
-    const promise = this.places.nextGrant()
-    if (promise === undefined) queueMicrotask(granted)
-    else promise.then(granted)
+    const promise = this.places.nextSignal()
+    if (promise === undefined) queueMicrotask(signalled)
+    else promise.then(signalled)
   }
 
-  takeGrants(): void {
-    for (let grants = this.places.takeGrants(); grants > 0; grants--) this.#serveFirst()
-    this.#publishFirst()
-    this.places.pump(this.limits.workers)
+  /** Serves what was granted to this thread's waiters, and puts out whose places went to a higher tier. */
+  takeSignals(): void {
+    const { places } = this
+    if (!places.takeSignals()) return
+    // Whom to tell is settled first: telling may bring the next signal.
+    const ends: Waiter[] = []
+    let servedFrom = 0
+    for (let tier = 0; tier < MAX_TIERS; tier++) {
+      for (let n = places.ousted[tier]!; n > 0; n--) {
+        const waiter = this.#queues[tier]?.last(this.#newestFirst)
+        if (waiter == null) {
+          places.putBack(tier, 0, n)
+          break
+        }
+        this.#take(waiter)
+        ends.push(waiter)
+      }
+    }
+    servedFrom = ends.length
+    for (let tier = 0; tier < MAX_TIERS; tier++) {
+      for (let n = places.granted[tier]!; n > 0; n--) {
+        const waiter = this.#queues[tier]?.take(this.#newestFirst)
+        if (waiter == null) {
+          places.putBack(tier, n, 0)
+          break
+        }
+        this.#size--
+        ends.push(waiter)
+      }
+    }
+    for (let tier = 0; tier < this.#queues.length; tier++) if (this.#queues[tier] !== undefined) this.#publish(tier)
+    const nowMs = servedFrom < ends.length ? performance.now() : 0
+    for (let i = 0; i < ends.length; i++) {
+      const waiter = ends[i]!
+      if (i >= servedFrom && nowMs - waiter.sinceMs < this.#shortestMs) this.#shortestMs = nowMs - waiter.sinceMs
+      waiter.done(i < servedFrom ? 'ousted' : 'served')
+    }
   }
 
   tick(nowMs: number): void {
-    const { queueTimeoutMs } = this.limits
-    if (queueTimeoutMs > 0) {
-      for (const waiter of this.#queue) {
-        if (nowMs - waiter.sinceMs < queueTimeoutMs) break
-        this.leave(waiter)
-        waiter.done(false)
-      }
+    const { queueTimeoutMs, discipline, codelTargetMs } = this.#limits
+    if (discipline === 'adaptive') this.#judgeQueue(nowMs)
+    if (this.#size > 0) {
+      // folly's CoDel: under overload who has waited twice the target will not be served in time.
+      const timeoutMs = discipline === 'adaptive' && this.#newestFirst ? 2 * codelTargetMs : queueTimeoutMs
+      if (timeoutMs > 0) this.#expire(nowMs - timeoutMs)
+      this.takeSignals()
     }
+    this.places.turnWindow(Math.floor(nowMs / WINDOW_MS))
     const elapsedMs = nowMs - this.#rateFromMs
-    if (elapsedMs >= 1000) {
-      const rate = (this.#ended * 1000) / elapsedMs
-      this.#drainRate = this.#drainRate === 0 ? rate : this.#drainRate * 0.7 + rate * 0.3
-      this.#ended = 0
+    if (elapsedMs >= RATE_EVERY_MS) {
+      const { served } = this.places
+      const rate = (((served - this.#servedBefore) | 0) * 1000) / elapsedMs
+      this.#rate = this.#rate === 0 ? rate : this.#rate * (1 - RATE_WEIGHT) + rate * RATE_WEIGHT
+      if (this.#rate < 0.01) this.#rate = 0
+      this.#servedBefore = served
       this.#rateFromMs = nowMs
     }
   }
 
+  #expire(sinceMs: number): void {
+    for (const queue of this.#queues) {
+      for (let oldest = queue?.oldest; oldest != null && oldest.sinceMs <= sinceMs; oldest = queue!.oldest) {
+        oldest.done(this.leave(oldest) ? 'ousted' : 'timeout')
+      }
+    }
+  }
+
+  /**
+   * `adaptive`: a queue whose shortest wait stays above the target for an interval is no burst, it is overload: the
+   * newest, who are the likeliest to be waited for, go first until it is empty.
+   */
+  #judgeQueue(nowMs: number): void {
+    const { places } = this
+    if (places.waiting === 0) {
+      places.overloaded = false
+      this.#intervalFromMs = nowMs
+      this.#shortestMs = Number.POSITIVE_INFINITY
+    } else if (nowMs - this.#intervalFromMs >= this.#limits.codelIntervalMs) {
+      const shortest = Math.min(this.#shortestMs, this.#oldestAgeMs(nowMs))
+      if (shortest > this.#limits.codelTargetMs && Number.isFinite(shortest)) places.overloaded = true
+      this.#intervalFromMs = nowMs
+      this.#shortestMs = Number.POSITIVE_INFINITY
+    }
+    this.#order(places.overloaded)
+  }
+
+  /** When nobody was served in the interval, the age of who waits longest is the measure. */
+  #oldestAgeMs(nowMs: number): number {
+    let oldest = Number.POSITIVE_INFINITY
+    for (const queue of this.#queues) if (queue?.oldest) oldest = Math.min(oldest, queue.oldest.sinceMs)
+    return Number.isFinite(oldest) ? nowMs - oldest : Number.POSITIVE_INFINITY
+  }
+
+  #order(newestFirst: boolean): void {
+    if (newestFirst === this.#newestFirst) return
+    this.#newestFirst = newestFirst
+    for (let tier = 0; tier < this.#queues.length; tier++) if (this.#queues[tier] !== undefined) this.#publish(tier)
+  }
+
   /** Everybody who waits is told no: the end of the drain. Returns how many. */
   refuseAll(): number {
-    const refused = this.#queue.size
-    for (const waiter of this.#queue) {
-      this.leave(waiter)
-      waiter.done(false)
-    }
+    const refused = this.#size
+    this.#expire(Number.POSITIVE_INFINITY)
     return refused
+  }
+
+  /** Milliseconds that a newcomer of this tier would wait; 0 when that cannot be told (nothing has ended lately). */
+  predictedWaitMs(tier: number): number {
+    return this.#rate > 0 && !this.#newestFirst ? ((this.places.waitingAhead(tier) + 1) * 1000) / this.#rate : 0
   }
 
   /**
@@ -132,8 +242,7 @@ export class Scope {
    * up to half as much again at random so that clients do not come back together.
    */
   retryAfterSec(random: number): number {
-    const rate = this.#drainRate
-    const expected = rate > 0 ? (this.places.waiting + 1) / rate : 1
+    const expected = this.#rate > 0 ? (this.places.waiting + 1) / this.#rate : 1
     return Math.min(60, Math.max(1, Math.ceil(expected * (1 + random / 2))))
   }
 }
