@@ -66,7 +66,7 @@ export class Cache {
   purge(request: PurgeRequest): number {
     const nowMs = this.clock()
     // An answer on its way was made before the purge: it is given to who waits for it, but not kept.
-    for (const fills of this.fills.values()) for (const fill of fills) fill.forget()
+    for (const fills of this.fills.values()) for (const fill of fills) fill.purge(request)
     return this.store.purge(request, nowMs)
   }
 

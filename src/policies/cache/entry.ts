@@ -6,6 +6,7 @@
 import type { Validators } from '../../http/conditional.ts'
 import { type FieldLine, fieldOf, withoutFields } from '../../http/field-lines.ts'
 import { formatHttpDate, parseHttpDate } from '../../http/http-date.ts'
+import { latin1 } from '../../http1/bytes.ts'
 import type { Freshness } from './freshness.ts'
 
 /** One body under one content coding, as it is sent. */
@@ -18,7 +19,7 @@ export class Representation {
   #dropped = ''
 
   constructor(fields: string, body: Uint8Array, etag: string | undefined) {
-    this.fields = fields
+    this.fields = flat(fields)
     this.body = body
     this.etag = etag
   }
@@ -28,16 +29,24 @@ export class Representation {
     if (drop === null) return this.fields
     if (this.#droppedBy !== drop) {
       this.#droppedBy = drop
-      this.#dropped = withoutFields(this.fields, (name) => drop.has(name))
+      this.#dropped = flat(withoutFields(this.fields, (name) => drop.has(name)))
     }
     return this.#dropped
   }
 
   /** What a 304 carries: all but the description of the body (RFC 9110 §15.4.5). */
   get notModifiedFields(): string {
-    this.#notModifiedFields ??= withoutFields(this.fields, (name) => BODY_FIELDS.has(name))
+    this.#notModifiedFields ??= flat(withoutFields(this.fields, (name) => BODY_FIELDS.has(name)))
     return this.#notModifiedFields
   }
+}
+
+/**
+ * One piece of memory of its own: a text put together from slices would keep the heads it was cut from, and be put
+ * together again for every answer.
+ */
+function flat(text: string): string {
+  return latin1(Buffer.from(text, 'latin1'), 0, text.length)
 }
 
 export const BODY_FIELDS: ReadonlySet<string> = new Set([
@@ -167,19 +176,20 @@ export function makeEntry(
   varyNames: readonly string[],
   responseMs: number,
 ): Entry {
+  const etag = fieldOf(lines, 'etag')
   const lastModified = fieldOf(lines, 'last-modified')
   const modifiedMs = parseHttpDate(lastModified ?? fieldOf(lines, 'date') ?? '', responseMs)
   return new Entry({
     status,
     fields: storedFields(lines, freshness.dropFields, responseMs),
     body,
-    etag: fieldOf(lines, 'etag'),
-    lastModified,
+    etag: etag === undefined ? undefined : flat(etag),
+    lastModified: lastModified === undefined ? undefined : flat(lastModified),
     modifiedMs: Number.isNaN(modifiedMs) && lastModified === undefined ? responseMs : modifiedMs,
     freshness,
     variantKey,
     varyNames,
-    tags: tagsOf(lines),
+    tags: tagsOf(lines).map(flat),
   })
 }
 

@@ -14,8 +14,9 @@ import { FIELD_ID, FIELD_NAME } from '../../http1/field-names.ts'
 import { headFromText } from '../../http1/message-head.ts'
 import { LocalReply } from '../../local-reply.ts'
 import type { Cache } from './cache.ts'
-import { BODY_FIELDS, type Entry, freshenedLines, makeEntry, storedFields } from './entry.ts'
+import { BODY_FIELDS, type Entry, freshenedLines, makeEntry, storedFields, tagsOf } from './entry.ts'
 import { assessFreshness, type Freshness, type FreshnessPolicy } from './freshness.ts'
+import { namesUrl, type PurgeRequest } from './store.ts'
 
 export type StoredOutcome = 'hit' | 'stale' | 'revalidated'
 
@@ -114,6 +115,7 @@ export class Fill implements ClientStream {
   /** New requests may wait for this answer. */
   #open: boolean
   #keep = true
+  #purgedTags: readonly string[] = []
   #status = 0
   #lines: FieldLine[] = []
   #fields = ''
@@ -146,6 +148,10 @@ export class Fill implements ClientStream {
     this.#variant = variantOf(this.#names, from)
     this.x = detachedExchange(from, this)
     this.#condition(request.stale)
+  }
+
+  get #sharing(): string {
+    return sharingKey(this.key, this.#authorized)
   }
 
   /** Makes the request unconditional, or conditional on what is stored (RFC 9111 §4.3.1). */
@@ -226,6 +232,19 @@ export class Fill implements ClientStream {
     this.#close()
   }
 
+  /** A purge that may mean what is being fetched. Its tags are known only when it has come. */
+  purge(request: PurgeRequest): void {
+    if (namesUrl(request, this.url)) this.forget()
+    else if (request.tags !== undefined && request.tags.length > 0) {
+      this.#purgedTags = [...this.#purgedTags, ...request.tags]
+      if (this.#state === STREAMING && this.#isPurged(this.#lines)) this.forget()
+    }
+  }
+
+  #isPurged(lines: readonly FieldLine[]): boolean {
+    return this.#purgedTags.length > 0 && tagsOf(lines).some((tag) => this.#purgedTags.includes(tag))
+  }
+
   /** @param nowMs `performance.now()` */
   checkDeadline(nowMs: number): void {
     if (nowMs < this.x.deadlineMs || this.#state === DONE) return
@@ -271,6 +290,7 @@ export class Fill implements ClientStream {
     this.#status = status
     this.#length = length
     this.#lines = lines
+    if (this.#isPurged(lines)) this.forget()
     if (fieldOf(lines, 'date') === undefined) fields = `Date: ${formatHttpDate(nowMs)}\r\n${fields}`
     if (typeof verdict === 'string') this.#notForAll(fields, verdict, nowMs)
     else this.#forAll(fields, verdict, nowMs)
@@ -280,7 +300,7 @@ export class Fill implements ClientStream {
     this.#close()
     // A failure says nothing about the resource; anything else does.
     if (!isServerError(this.#status)) {
-      if (why !== 'status') this.#cache.markUnshared(this.key, nowMs)
+      if (why !== 'status') this.#cache.markUnshared(this.#sharing, nowMs)
       if (this.#stale !== undefined) this.#cache.store.remove(this.key, this.#stale)
     }
     const others = this.#followers.filter((follower) => follower !== this.#leader)
@@ -295,21 +315,24 @@ export class Fill implements ClientStream {
   }
 
   #forAll(fields: string, freshness: Freshness, nowMs: number): void {
-    const { policy, varyNames } = this.#host
+    const { varyNames } = this.#host
     this.#freshness = freshness
     this.#names = mergeNames(varyNames, freshness.varyNames)
     this.#variant = variantOf(this.#names, this.x)
-    const stays = freshness.lifetimeMs > 0 || policy.staleIfErrorMs > 0 || policy.staleIfShedMs > 0
+    // An answer that has to be validated before each use cannot be given to those who only waited (§4).
+    const reusable = !freshness.noCache && freshness.bornMs + freshness.lifetimeMs > nowMs
+    const useful =
+      reusable ||
+      this.#hasValidator ||
+      freshness.staleIfErrorMs + freshness.staleIfShedMs + freshness.staleWhileRevalidateMs > 0
     const { maxObjectBytes, collectingBytes, store } = this.#cache
     this.#collecting =
       this.#keep &&
-      (stays || this.#hasValidator) &&
+      useful &&
       this.#length <= Math.min(maxObjectBytes, store.maxBytes) &&
       collectingBytes < store.maxBytes
-    // An answer that has to be validated before each use cannot be given to those who only waited (§4).
-    const reusable = !freshness.noCache && freshness.bornMs + freshness.lifetimeMs > nowMs
-    if (reusable) this.#cache.markShared(this.key)
-    else this.#cache.markUnshared(this.key, nowMs)
+    if (reusable) this.#cache.markShared(this.#sharing)
+    else this.#cache.markUnshared(this.#sharing, nowMs)
     if (!this.#collecting || !reusable) this.#close()
     if (!this.#collecting && this.#stale !== undefined && this.#keep) this.#cache.store.remove(this.key, this.#stale)
     if (this.#collecting && this.#length > 0) this.#whole = Buffer.allocUnsafeSlow(this.#length)
@@ -385,14 +408,26 @@ export class Fill implements ClientStream {
       this.#host.policy,
     )
     let entry = stale
+    this.#cache.store.remove(this.key, stale)
+    if (typeof freshness === 'string') {
+      // From now on it is for the one who asked; what the 304 sets for them goes with it.
+      const leader = this.#leader
+      const others = this.#followers.filter((follower) => follower !== leader)
+      this.#followers = this.#followers.filter((follower) => follower === leader)
+      if (leader !== undefined)
+        for (const { name, line } of lines) if (name === 'set-cookie') leader.x.responseFields += line
+      this.#serveAll(stale, nowMs, 'revalidated', 'fwd=stale; fwd-status=304', SWALLOWING)
+      for (const { x } of others) {
+        x.onAbort = null
+        this.#host.again(x)
+      }
+      return
+    }
     // Another tag than the one asked about belongs to an answer that we do not have.
-    if (typeof freshness === 'string' || (etag !== undefined && etag !== stale.etag)) {
-      this.#cache.store.remove(this.key, stale)
-    } else {
+    if (etag === undefined || etag === stale.etag) {
       const names = mergeNames(this.#host.varyNames, freshness.varyNames)
       entry = makeEntry(stale.status, merged, stale.body, freshness, variantOf(names, this.x), names, nowMs)
-      this.#cache.store.remove(this.key, stale)
-      if (this.#keep) this.#cache.keep(this.key, this.url, entry)
+      if (this.#keep && !this.#isPurged(merged)) this.#cache.keep(this.key, this.url, entry)
     }
     this.#serveAll(entry, nowMs, 'revalidated', 'fwd=stale; fwd-status=304', SWALLOWING)
   }
@@ -624,6 +659,14 @@ export class Fill implements ClientStream {
     if (outcome === 'aborted') this.x.abort()
     this.x.finish(outcome)
   }
+}
+
+/**
+ * Under what "cannot be shared" is remembered. Requests with Authorization apart: otherwise one header would let anybody
+ * switch off the waiting for all.
+ */
+export function sharingKey(key: string, authorized: boolean): string {
+  return authorized ? `${key}\0a` : key
 }
 
 /** The fill whose fetch this exchange is; undefined for a client's own exchange. */

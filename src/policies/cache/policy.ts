@@ -14,7 +14,7 @@ import type { Cache } from './cache.ts'
 import { compileDivision, compileUrl, dividesByIdentity } from './cache-key.ts'
 import type { CacheRouteConfig } from './config.ts'
 import type { Entry } from './entry.ts'
-import { Fill, type FillHost, type StoredOutcome, variantOf } from './fill.ts'
+import { Fill, type FillHost, type StoredOutcome, sharingKey, variantOf } from './fill.ts'
 import type { FreshnessPolicy } from './freshness.ts'
 import { serveStored } from './serve.ts'
 
@@ -158,7 +158,7 @@ export function compileCache(config: CacheRouteConfig, cache: Cache, route: Cach
     if (request.indexOf(FIELD_ID.range) >= 0 && entry === undefined) return miss(x, 'partial')
 
     const wantsNew = asked !== undefined && (asked.noCache === true || asked.maxAge === 0)
-    const unshared = cache.isUnshared(key, nowMs)
+    const unshared = cache.isUnshared(sharingKey(key, request.indexOf(FIELD_ID.authorization) >= 0), nowMs)
     if (!wantsNew && !unshared) {
       const fills = cache.fills.get(key)
       if (fills !== undefined) for (const fill of fills) if (fill.join(x)) return 'taken'

@@ -9,7 +9,7 @@ import type { Cluster, Redis } from 'ioredis'
 import type { RedisClient, RedisDoor } from '../../redis.ts'
 import type { StoredAnswer } from './entry.ts'
 import type { SecondLevel } from './second-level.ts'
-import type { PurgeRequest } from './store.ts'
+import { namesUrl, type PurgeRequest } from './store.ts'
 
 const ANSWER = 'cache:a:'
 const BY_TAG = 'cache:t:'
@@ -80,9 +80,9 @@ class RedisLevel implements SecondLevel {
         count += await drop(client, keys)
         await client.del(BY_TAG + tag)
       }
-      const paths = (request.urls ?? []).filter((url) => url.startsWith('/'))
-      const prefixes = request.prefixes ?? []
-      if (paths.length + prefixes.length > 0) count += await this.#dropMatching(paths, prefixes)
+      if ((request.prefixes?.length ?? 0) > 0 || request.urls?.some((url) => url.startsWith('/'))) {
+        count += await this.#dropMatching(request)
+      }
       await this.#publish(request)
       return count
     } catch {
@@ -131,7 +131,7 @@ class RedisLevel implements SecondLevel {
   }
 
   /** Walks all keys; for operators, not for requests. */
-  async #dropMatching(paths: readonly string[], prefixes: readonly string[]): Promise<number> {
+  async #dropMatching(request: PurgeRequest): Promise<number> {
     const { client } = this.#door
     const nodes = isCluster(client) ? client.nodes('master') : [client]
     const start = this.#prefix + ANSWER
@@ -142,7 +142,7 @@ class RedisLevel implements SecondLevel {
         const [next, keys] = await node.scan(cursor, 'MATCH', `${escapeGlob(start)}*`, 'COUNT', SCAN_COUNT)
         cursor = next
         const found = keys
-          .filter((key) => matches(urlOfKey(key.slice(start.length)), paths, prefixes))
+          .filter((key) => namesUrl(request, urlOfKey(key.slice(start.length))))
           .map((key) => key.slice(this.#prefix.length))
         count += await drop(client, found)
       } while (cursor !== '0')
@@ -161,11 +161,6 @@ function answerKey(key: string): string {
 function urlOfKey(key: string): string {
   const at = key.indexOf('\n')
   return at < 0 ? key : key.slice(0, at)
-}
-
-function matches(url: string, paths: readonly string[], prefixes: readonly string[]): boolean {
-  const path = url.slice(url.indexOf('/', url.indexOf('://') + 3))
-  return paths.includes(path) || prefixes.some((prefix) => (prefix.startsWith('/') ? path : url).startsWith(prefix))
 }
 
 /** One by one: in a cluster they lie on different nodes. They still travel together. */

@@ -90,23 +90,10 @@ export class MemoryStore {
   /** How many answers were removed, or marked when soft. */
   purge(request: PurgeRequest, nowMs: number): number {
     const keys = new Set<string>()
-    const paths: string[] = []
-    for (const url of request.urls ?? []) {
-      if (url.startsWith('/')) paths.push(url)
-      else for (const key of this.#keysByUrl.get(url) ?? []) keys.add(key)
-    }
+    for (const url of request.urls ?? []) for (const key of this.#keysByUrl.get(url) ?? []) keys.add(key)
     for (const tag of request.tags ?? []) for (const key of this.#keysByTag.get(tag) ?? []) keys.add(key)
-    const prefixes = request.prefixes ?? []
-    if (prefixes.length > 0 || paths.length > 0) {
-      for (const [url, at] of this.#keysByUrl) {
-        const path = pathOf(url)
-        if (
-          paths.includes(path) ||
-          prefixes.some((prefix) => (prefix.startsWith('/') ? path : url).startsWith(prefix))
-        ) {
-          for (const key of at) keys.add(key)
-        }
-      }
+    if ((request.prefixes?.length ?? 0) > 0 || request.urls?.some((url) => url.startsWith('/'))) {
+      for (const [url, at] of this.#keysByUrl) if (namesUrl(request, url)) for (const key of at) keys.add(key)
     }
     let count = 0
     for (const key of keys) count += this.#purgeKey(key, nowMs, request.soft === true)
@@ -154,6 +141,16 @@ export class MemoryStore {
 
 function sameNames(a: readonly string[], b: readonly string[]): boolean {
   return a.length === b.length && a.every((name, i) => name === b[i])
+}
+
+/** True when the request names this absolute URL, by its `urls` or its `prefixes`. */
+export function namesUrl(request: PurgeRequest, url: string): boolean {
+  const path = pathOf(url)
+  const { urls, prefixes } = request
+  return (
+    urls?.some((one) => one === (one.startsWith('/') ? path : url)) === true ||
+    prefixes?.some((prefix) => (prefix.startsWith('/') ? path : url).startsWith(prefix)) === true
+  )
 }
 
 function pathOf(url: string): string {

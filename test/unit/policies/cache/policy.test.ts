@@ -411,6 +411,20 @@ describe('validation', () => {
   })
 })
 
+describe('a 304 that takes the answer back', () => {
+  it('serves the one who asked, with the cookie it sets, and nobody else', () => {
+    const bench = new Bench()
+    bench.fetch({}, 200, { ...FRESH, ETag: '"a"' })
+    bench.pass(61)
+    const asked = bench.ask()
+    const waiting = bench.ask()
+    bench.last.reply(304, { ETag: '"a"', 'Cache-Control': 'private', 'Set-Cookie': 's=1' })
+    expect([asked.text, asked.get('set-cookie')]).toEqual(['body', 's=1'])
+    expect([waiting.status, bench.origin.length]).toEqual([0, 3])
+    expect(bench.last.get('if-none-match')).toBeUndefined()
+  })
+})
+
 describe('the directives of a request', () => {
   const asked = (control: string, age: number, stored: Record<string, string> = FRESH) => {
     const bench = new Bench()
@@ -575,6 +589,14 @@ describe('requests for one missing answer', () => {
     expect(bench.origin).toHaveLength(5)
   })
 
+  it('still wait for one fetch after somebody has sent credentials of their own', () => {
+    const bench = new Bench()
+    bench.fetch({ fields: { Authorization: 'junk' } }, 200, FRESH)
+    bench.ask()
+    bench.ask()
+    expect(bench.origin).toHaveLength(2)
+  })
+
   it('go apart when Vary turns out to tell them apart', () => {
     const bench = new Bench()
     const a = bench.ask({ fields: { Foo: '1' } })
@@ -671,6 +693,29 @@ describe('invalidation', () => {
     expect(client.text).toBe('old')
     bench.ask()
     expect(bench.origin).toHaveLength(3)
+  })
+})
+
+describe('a purge while an answer is on its way', () => {
+  it.each([
+    [{ tags: ['x'] }, false],
+    [{ tags: ['other'] }, true],
+    [{ urls: ['/'] }, false],
+    [{ urls: ['/other'] }, true],
+    [{ prefixes: ['http://example.com'] }, false],
+  ])('%j: stored %s', (request, stored) => {
+    for (const when of ['before the head', 'after it']) {
+      const bench = new Bench()
+      const client = bench.ask()
+      if (when === 'before the head') bench.cache.purge(request)
+      bench.last.head(200, { ...FRESH, 'Cache-Tag': 'x' }, 4)
+      if (when === 'after it') bench.cache.purge(request)
+      bench.last.body('body')
+      bench.last.x.client.end('')
+      expect(client.text).toBe('body')
+      bench.ask()
+      expect([when, bench.origin.length === 1]).toEqual([when, stored])
+    }
   })
 })
 
