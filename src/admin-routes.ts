@@ -1,21 +1,30 @@
 /** What the admin and probes listeners serve. Thin: each entry asks the gateway and writes JSON. */
 
+import { createWatch, type Watch } from './admin-watch.ts'
 import { ConfigError, formatProblem } from './config/problems.ts'
 import type { Gateway } from './gateway.ts'
 import { AdminError, type AdminRoutes } from './listener/admin.ts'
 import { certificateExpiry } from './listener/tls.ts'
 import type { AdmissionFigures } from './observability/figures.ts'
 import { MetricsPage } from './observability/registry.ts'
-import { admissionFigures as readFigures, admissionGauges, watchPlaces } from './policies/admission/figures.ts'
+import { admissionGauges, admissionFigures as readFigures, watchPlaces } from './policies/admission/figures.ts'
 import type { Places } from './policies/admission/places.ts'
 import { MetricsReader } from './shared/metrics-reader.ts'
 import { type UpstreamStatus, upstreamGauges } from './upstream/status.ts'
 import type { EndpointOrder } from './upstream/upstream.ts'
 import { VERSION } from './version.ts'
 
-export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: AdminRoutes; probes: AdminRoutes }> {
+export interface AdminSurface {
+  /** The table of the admin listener, by the config of now. */
+  admin(): AdminRoutes
+  readonly probes: AdminRoutes
+  readonly watch: Watch
+}
+
+export function createAdminSurface(gateway: Gateway): AdminSurface {
+  const reader = new MetricsReader(gateway.memory.metrics)
   const page = new MetricsPage({
-    reader: new MetricsReader(gateway.memory.metrics),
+    reader,
     version: VERSION,
     admission: () => admissionFigures(gateway),
     reload: () => gateway.lastReload,
@@ -24,6 +33,11 @@ export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: Adm
   page.addSource(() => certificateExpiry(gateway.config.server.listen, gateway.config.baseDir))
   let upstreams: UpstreamStatus = {}
   page.addSource(() => upstreamGauges(upstreams))
+  const watch = createWatch(gateway, reader, page, () => admissionFigures(gateway))
+  page.addSource(function* () {
+    const help = 'Threads that died or stood still and were replaced.'
+    yield { name: 'fluxor_threads_replaced_total', help, labels: {}, value: gateway.replaced, type: 'counter' }
+  })
   const probes: AdminRoutes = {
     'GET /livez': (_request, response) => response.json({ status: 'alive' }),
     'GET /readyz': (_request, response) => {
@@ -59,7 +73,7 @@ export async function compileAdminRoutes(gateway: Gateway): Promise<{ admin: Adm
       response.json(redact(gateway.config))
     },
   }
-  return { admin, probes }
+  return { admin: () => ({ ...admin, ...watch.routes() }), probes, watch }
 }
 
 /**

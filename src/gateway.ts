@@ -6,17 +6,19 @@
 
 import { createServer } from 'node:net'
 import { availableParallelism } from 'node:os'
-import { getHeapStatistics } from 'node:v8'
+import type { Readable } from 'node:stream'
+import { getHeapSnapshot, getHeapStatistics } from 'node:v8'
 import { Worker } from 'node:worker_threads'
-import { compileAdminRoutes } from './admin-routes.ts'
+import { type AdminSurface, createAdminSurface } from './admin-routes.ts'
 import type { Address } from './config/host-port.ts'
 import type { Config } from './config/schema.ts'
-import { type AdminListener, createAdmin } from './listener/admin.ts'
+import { type AdminListener, type AdminOptions, createAdmin } from './listener/admin.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
 import { KeyCounts } from './policies/admission/key-counts.ts'
 import { Places } from './policies/admission/places.ts'
 import { scopeLimits } from './policies/admission/policy.ts'
+import type { KeySetStatus } from './policies/auth/jwks.ts'
 import type { Readiness, ThreadInfo } from './services.ts'
 import { LimiterTable } from './shared/limiter-table.ts'
 import { createSharedMemory, type SharedMemory } from './shared/memory.ts'
@@ -59,7 +61,8 @@ export class Gateway {
   #turn: Promise<unknown> = Promise.resolve()
   #timer: NodeJS.Timeout | undefined
   #paths: DataPath[] = []
-  #admins: AdminListener[] = []
+  #admins: { listener: AdminListener; options: () => AdminOptions }[] = []
+  readonly #surface: AdminSurface
   #state: 'starting' | 'running' | 'draining' | 'closed' = 'starting'
   #upstreamsReady: Readiness = { ready: true, reason: '' }
 
@@ -77,6 +80,7 @@ export class Gateway {
     if (wanted > 1 && !several) {
       this.logger.warn('one thread: this system cannot share a port between several', { threads: wanted })
     }
+    this.#surface = createAdminSurface(this)
   }
 
   /** Rejects with a `ListenError` when a port cannot be bound; nothing runs then. */
@@ -195,7 +199,7 @@ export class Gateway {
 
   #supervise(): void {
     this.#watchThreads()
-    if (Object.values(this.config.upstreams).some(({ critical }) => critical)) void this.upstreams().catch(() => {})
+    this.#surface.watch.tick(performance.now())
   }
 
   /**
@@ -214,18 +218,13 @@ export class Gateway {
 
   async #startAdmins(): Promise<void> {
     const { admin, probes } = this.config.server
-    const routes = await compileAdminRoutes(this)
     if (admin !== false) {
       const { host, port } = admin.address
-      const listener = createAdmin({
-        routes: routes.admin,
-        ...(admin.token !== undefined && { token: admin.token }),
-        ...(admin.metricsToken !== undefined && { metricsToken: admin.metricsToken }),
-        onError: (err, path) => this.logger.error('an admin endpoint failed', { err, path }),
-      })
+      const options = () => this.#adminOptions(this.#surface.admin())
+      const listener = createAdmin(options())
       try {
         const bound = await listener.listen(host, port)
-        this.#admins.push(listener)
+        this.#admins.push({ listener, options })
         this.adminPort = bound.port
         this.logger.info('admin listening', { address: joinAddress({ host, port: bound.port }) })
       } catch (error) {
@@ -235,13 +234,28 @@ export class Gateway {
     }
     if (probes === undefined) return
     const { host, port } = probes.address
-    const listener = createAdmin({ routes: routes.probes })
+    const options = () => {
+      const { token: _, ...open } = this.#adminOptions(this.#surface.probes)
+      return open
+    }
+    const listener = createAdmin(options())
     try {
       const bound = await listener.listen(host, port)
-      this.#admins.push(listener)
+      this.#admins.push({ listener, options })
       this.logger.info('probes listening', { address: joinAddress({ host, port: bound.port }) })
     } catch (error) {
       throw listenError(error, joinAddress(probes.address), 'server.probes.address')
+    }
+  }
+
+  #adminOptions(routes: AdminOptions['routes']): AdminOptions {
+    const { admin } = this.config.server
+    const { token, metricsToken } = admin === false ? {} : admin
+    return {
+      routes,
+      ...(token !== undefined && { token }),
+      ...(metricsToken !== undefined && { metricsToken }),
+      onError: (err, path) => this.logger.error('an admin endpoint failed', { err, path }),
     }
   }
 
@@ -265,6 +279,7 @@ export class Gateway {
       this.config = next
       this.memory = memory
       await this.#onPaths((path) => path.commit())
+      for (const { listener, options } of this.#admins) listener.update(options())
       this.lastReload = { success: true, lastSuccessMs: Date.now() }
     })
   }
@@ -280,7 +295,14 @@ export class Gateway {
   /** Sockets are bound and threads started once. */
   #keepBound(config: Config): Config {
     const { listen, admin, probes, threads } = this.config.server
-    const kept = { listen, admin, probes, threads }
+    // Tokens and profiling of the admin listener follow the file; its address does not
+    const next = config.server.admin
+    const kept = {
+      listen,
+      admin: admin !== false && next !== false ? { ...next, address: admin.address } : admin,
+      probes,
+      threads,
+    }
     const changed = (Object.keys(kept) as (keyof typeof kept)[]).filter(
       (key) => JSON.stringify(config.server[key]) !== JSON.stringify(kept[key]),
     )
@@ -290,6 +312,26 @@ export class Gateway {
       this.logger.warn('logging.file has changed: that needs a restart', { key: 'logging.file' })
     }
     return changed.length === 0 ? config : { ...config, server: { ...config.server, ...kept } as Config['server'] }
+  }
+
+  /** What each thread knows of remote key sets. */
+  async keySets(): Promise<KeySetStatus[][]> {
+    const answers = await Promise.allSettled(this.#paths.map((path) => path.keySets()))
+    return answers.filter((answer) => answer.status === 'fulfilled').map(({ value }) => value)
+  }
+
+  /** A `.cpuprofile` of a data path's thread, or of the supervisor's. */
+  async profile(thread: number | 'main', seconds: number): Promise<string> {
+    const path = thread === 'main' ? undefined : this.#paths[thread]
+    if (path !== undefined) return path.profile(seconds)
+    const { cpuProfile } = await import('./observability/profiles.ts')
+    return cpuProfile(seconds)
+  }
+
+  /** The thread stands still meanwhile. */
+  async heapSnapshot(thread: number | 'main'): Promise<Readable> {
+    const path = thread === 'main' ? undefined : this.#paths[thread]
+    return path instanceof WorkerDataPath ? path.heapSnapshot() : getHeapSnapshot()
   }
 
   /** Asked for by the admin listener. */
@@ -366,7 +408,9 @@ export class Gateway {
   async close(): Promise<void> {
     this.#state = 'closed'
     clearInterval(this.#timer)
-    await Promise.all([...this.#admins.map((admin) => admin.close()), ...this.#paths.map((path) => path.close())])
+    this.#surface.watch.close()
+    const admins = this.#admins.map(({ listener }) => listener.close())
+    await Promise.all([...admins, ...this.#paths.map((path) => path.close())])
     this.#paths = []
     await this.#log.close()
   }
@@ -462,6 +506,18 @@ class WorkerDataPath implements DataPath {
 
   orderEndpoint(upstream: string, url: string, order: EndpointOrder): Promise<boolean> {
     return this.#call('orderEndpoint', upstream, url, order)
+  }
+
+  keySets(): Promise<KeySetStatus[]> {
+    return this.#call('keySets')
+  }
+
+  profile(seconds: number): Promise<string> {
+    return this.#call('profile', seconds)
+  }
+
+  heapSnapshot(): Promise<Readable> {
+    return this.#worker.getHeapSnapshot()
   }
 
   reopenLogs(): Promise<void> {

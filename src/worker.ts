@@ -6,6 +6,7 @@
 import { isMainThread, parentPort, workerData } from 'node:worker_threads'
 import type { Config } from './config/schema.ts'
 import { FastListener, type ListenerOwner, type ListenerSettings } from './listener/fast.ts'
+import type { KeySetStatus } from './policies/auth/jwks.ts'
 import { type Readiness, Services, type ThreadInfo } from './services.ts'
 import type { SharedMemory } from './shared/memory.ts'
 import { Snapshot } from './snapshot.ts'
@@ -29,6 +30,9 @@ export interface DataPath {
   upstreams(): Promise<UpstreamStatus>
   /** False when there is no such endpoint. */
   orderEndpoint(upstream: string, url: string, order: EndpointOrder): Promise<boolean>
+  keySets(): Promise<KeySetStatus[]>
+  /** A `.cpuprofile` of this thread, over so many seconds. */
+  profile(seconds: number): Promise<string>
   reopenLogs(): Promise<void>
   /** Stops accepting and lets exchanges end, for so long; then cuts. Returns how many were cut. */
   drain(timeoutMs: number): Promise<number>
@@ -108,6 +112,15 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   async upstreams(): Promise<UpstreamStatus> {
     const nowMs = performance.now()
     return Object.fromEntries([...this.services.upstreams].map(([name, upstream]) => [name, upstream.status(nowMs)]))
+  }
+
+  async keySets(): Promise<KeySetStatus[]> {
+    return this.services.keySets.status()
+  }
+
+  async profile(seconds: number): Promise<string> {
+    const { cpuProfile } = await import('./observability/profiles.ts')
+    return cpuProfile(seconds)
   }
 
   reopenLogs(): Promise<void> {
