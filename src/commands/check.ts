@@ -1,30 +1,78 @@
-/** `check -c FILE`: everything that is wrong with a config, without starting anything. */
+/**
+ * `check -c FILE`: everything that is wrong with a config, without starting anything. With `--strict` also what is unlikely
+ * to be meant, by the numbered rules of config/advisor.ts; then a warning or an advice is exit code 78, for CI.
+ */
 
-import { loadConfig } from '../config/load.ts'
-import { ConfigError, formatProblem } from '../config/problems.ts'
+import { readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { type Advice, advise } from '../config/advisor.ts'
+import { type LoadedConfig, loadConfig } from '../config/load.ts'
+import { ConfigError, formatPath, formatProblem, type Path, type Problem } from '../config/problems.ts'
+import { configSchema } from '../config/schema.ts'
+import { isSecretAt, wantsText } from '../config/schema-walk.ts'
+import { ConfigSource } from '../config/source.ts'
 import { EXIT, type Invocation, UsageError } from './cli.ts'
 
 export async function check({ values, positionals }: Invocation): Promise<number> {
   const path = (values['config'] as string | undefined) ?? positionals[0]
   if (path === undefined) throw new UsageError('which config? check -c FILE')
+  const strict = values['strict'] === true
   try {
-    const { config, warnings } = loadConfig(path)
+    const loaded = loadConfig(path)
+    const { config, warnings } = loaded
     for (const warning of warnings) console.error(formatProblem(warning))
-    const strict = values['strict'] === true && warnings.length > 0
+    const { told, allowed } = strict ? advice(path, loaded) : { told: [], allowed: 0 }
+    for (const problem of told) console.error(formatProblem(problem))
+    const refused = strict && warnings.length + told.length > 0
     const counts = [
       count(config.routes.length, 'route'),
       count(Object.keys(config.upstreams).length, 'upstream'),
       ...(warnings.length > 0 ? [count(warnings.length, 'warning')] : []),
+      ...(told.length > 0 ? [count(told.length, 'finding')] : []),
+      ...(allowed > 0 ? [`${allowed} allowed`] : []),
     ]
-    const summary = `${path}: ${strict ? 'not accepted with --strict' : 'ok'} (${counts.join(', ')})`
-    if (strict) console.error(summary)
+    const summary = `${path}: ${refused ? 'not accepted with --strict' : 'ok'} (${counts.join(', ')})`
+    if (refused) console.error(summary)
     else console.log(summary)
-    return strict ? EXIT.config : EXIT.ok
+    return refused ? EXIT.config : EXIT.ok
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     for (const problem of [...error.problems, ...error.warnings]) console.error(formatProblem(problem))
     console.error(`${path}: ${count(error.problems.length, 'error')}`)
     return EXIT.config
+  }
+}
+
+const HINTS = {
+  wantsText: (path: Path) => wantsText(configSchema, path),
+  isSecret: (path: Path) => path.some((_, i) => isSecretAt(configSchema, path.slice(0, i + 1))),
+}
+const ALLOW = /#\s*check:\s*allow\s+(A\d\d(?:\s*,\s*A\d\d)*)/g
+
+/** What the advisor says about a file that was loaded, at its places, less what the file itself allows. */
+function advice(path: string, { config, warnings }: LoadedConfig): { told: Problem[]; allowed: number } {
+  const absolute = resolve(path)
+  const text = readFileSync(absolute, 'utf8')
+  const context = { env: process.env, directory: dirname(absolute), files: new Set<string>() }
+  const source = new ConfigSource(text, path, context, HINTS)
+  const accepted = new Set([...text.matchAll(ALLOW)].flatMap(([, rules]) => rules!.split(/\s*,\s*/)))
+  // The loader has said it already when two routes have the very same conditions.
+  const warned = new Set(warnings.map((warning) => warning.path))
+  const all = advise(config).filter(({ rule, path }) => rule !== 'A07' || !warned.has(formatPath(path)))
+  const told = all.filter(({ rule }) => !accepted.has(rule)).map((one) => place(source, one))
+  return { told: told.sort((a, b) => a.line - b.line || a.column - b.column), allowed: all.length - told.length }
+}
+
+function place(source: ConfigSource, { rule, path, message, at }: Advice): Problem {
+  const { line, column } = source.locate(path, at)
+  return {
+    severity: 'warning',
+    file: source.fileName,
+    line,
+    column,
+    path: `${rule} ${formatPath(path)}`,
+    message,
+    source: source.lineText(line),
   }
 }
 
