@@ -1,5 +1,6 @@
 /** `upstreams.<name>`: a service, its endpoints, and how the gateway treats them. */
 
+import { isIP } from 'node:net'
 import { z } from 'zod'
 import { httpUrl } from '../config/address.ts'
 import { bytes, duration, fieldName, oneOrMore, percent, secret } from '../config/types.ts'
@@ -23,7 +24,23 @@ const dns = z.strictObject({
   port: z.int().min(1).max(65_535).optional().describe('Port of every address. With `type: SRV` the records carry it.'),
   refresh: duration().prefault('30s').describe('How often; a shorter TTL of the records is followed down to 1 s.'),
   type: z.enum(['auto', 'A', 'AAAA', 'SRV']).default('auto').describe('Record type; `auto`: A and AAAA.'),
+  servers: z
+    .array(
+      z.string().refine((text) => dnsServer(text) !== undefined, {
+        error: 'expected the address of a DNS server: 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:53',
+      }),
+    )
+    .min(1)
+    .optional()
+    .describe("DNS servers that are asked, in place of the system's."),
 })
+
+/** The address without its port; undefined when the text is no address. */
+function dnsServer(text: string): string | undefined {
+  const [, v6, v4] = /^(?:\[([0-9a-fA-F:.]+)\](?::\d{1,5})?|([\d.]+)(?::\d{1,5})?)$/.exec(text) ?? []
+  const host = v6 ?? v4 ?? text
+  return isIP(host) === 0 ? undefined : host
+}
 
 const pool = z.strictObject({
   maxOpenConns: z

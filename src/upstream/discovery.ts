@@ -103,6 +103,8 @@ export interface DnsOptions {
   /** Longest time between two questions. */
   readonly refreshMs: number
   readonly resolver?: DnsResolver
+  /** DNS servers that are asked in place of the system's. */
+  readonly servers?: readonly string[]
   /** Knows /etc/hosts, which DNS does not; asked when no DNS server has the name. */
   readonly lookup?: (name: string) => Promise<string[]>
   readonly random?: () => number
@@ -135,7 +137,7 @@ export class DnsDiscovery {
 
   constructor(options: DnsOptions) {
     this.#options = options
-    this.#resolver = options.resolver ?? new Resolver({ timeout: 2000, tries: 2 })
+    this.#resolver = options.resolver ?? createResolver(options.servers)
     this.#random = options.random ?? Math.random
   }
 
@@ -178,6 +180,12 @@ export class DnsDiscovery {
       return Math.max(MIN_REFRESH_MS, Math.min(backoffMs, refreshMs)) * spread
     }
   }
+}
+
+function createResolver(servers: readonly string[] | undefined): Resolver {
+  const resolver = new Resolver({ timeout: 2000, tries: 2 })
+  if (servers !== undefined) resolver.setServers(servers)
+  return resolver
 }
 
 /** One question. Rejects when there is no address. Sorted, so that two answers that differ in order alone are equal. */

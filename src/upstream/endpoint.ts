@@ -8,6 +8,7 @@
  */
 
 import type { Breaker } from './breaker.ts'
+import { forgetLatency } from './latency.ts'
 import type { OutlierRecord } from './outlier.ts'
 
 export type EndpointState = 'healthy' | 'unhealthy' | 'ejected' | 'draining'
@@ -206,7 +207,9 @@ export class Endpoint {
     this.#flags &= ~flag
     if (this.state !== before) this.sinceMs = nowMs
     this.reason = reason
-    if (this.#flags === 0) this.slowStartFromMs = nowMs
+    if (this.#flags !== 0) return
+    this.slowStartFromMs = nowMs
+    forgetLatency(this, nowMs)
   }
 }
 

@@ -9,6 +9,12 @@
 import type { Endpoint } from './endpoint.ts'
 
 const TAU_MS = 10_000
+/**
+ * After so long without a sample an estimate is only a memory: an idle endpoint gets one exchange to find out, and what
+ * that measures takes its place. Without it a quick service would see nothing of an endpoint that failed once for over a
+ * minute: that long takes 5 s to fade to a millisecond.
+ */
+const STALE_AFTER_MS = 10_000
 /** What a failure counts as, like Linkerd's load biaser. */
 export const FAILURE_MS = 5_000
 /** Most that a Retry-After counts as. */
@@ -17,7 +23,7 @@ const RETRY_AFTER_LIMIT_MS = 300_000
 /** Takes one measured latency into the estimate. */
 export function recordLatency(endpoint: Endpoint, latencyMs: number, nowMs: number): void {
   const old = ewmaAt(endpoint, nowMs)
-  if (latencyMs > old) {
+  if (latencyMs > old || isStale(endpoint, nowMs)) {
     endpoint.ewmaMs = latencyMs
   } else {
     // `old` has decayed towards 0 by the weight that the new sample gets: v·e^(−Δt/τ) + x·(1 − e^(−Δt/τ)).
@@ -25,6 +31,15 @@ export function recordLatency(endpoint: Endpoint, latencyMs: number, nowMs: numb
     endpoint.ewmaMs = old + latencyMs * (elapsedMs > 0 ? 1 - Math.exp(-elapsedMs / TAU_MS) : 0)
   }
   endpoint.ewmaAtMs = nowMs
+}
+
+export function isStale(endpoint: Endpoint, nowMs: number): boolean {
+  return nowMs - endpoint.ewmaAtMs > STALE_AFTER_MS
+}
+
+/** An endpoint is back: what was measured before says little about it now. */
+export function forgetLatency(endpoint: Endpoint, nowMs: number): void {
+  endpoint.ewmaAtMs = Math.min(endpoint.ewmaAtMs, nowMs - STALE_AFTER_MS - 1)
 }
 
 /** Takes one failure into the estimate. @param retryAfterMs the answer's Retry-After; 0: none */

@@ -399,6 +399,7 @@ export class Upstream {
       name: dns.name,
       ...(dns.port !== undefined && { port: dns.port }),
       type: dns.type,
+      ...(dns.servers !== undefined && { servers: dns.servers }),
       refreshMs: dns.refresh,
       secure: this.config.tls !== undefined,
       onUpdate: (specs) => this.#setEndpoints(specs),

@@ -1,7 +1,7 @@
 /** `balance: peakEwma`: the quicker of two random endpoints, by latency estimate × (in flight + 1) / weight. */
 
 import type { Endpoint } from '../endpoint.ts'
-import { ewmaAt } from '../latency.ts'
+import { ewmaAt, isStale } from '../latency.ts'
 import type { Balancer, PickContext } from './balancer.ts'
 import { type BalancerOptions, Candidates, type Exclude } from './candidates.ts'
 import { pickCheaper } from './two-choices.ts'
@@ -29,5 +29,6 @@ export class PeakEwma implements Balancer {
 }
 
 function latencyCost(endpoint: Endpoint, extra: number, nowMs: number): number {
+  if (endpoint.inFlight === 0 && isStale(endpoint, nowMs)) return 0
   return Math.max(ewmaAt(endpoint, nowMs), FLOOR_MS) * (endpoint.inFlight + extra)
 }
