@@ -256,7 +256,7 @@ export function compileFinished(services: Services, routeId: number = NO_ROUTE_I
     )
     metrics.user(x.identity === undefined ? x.clientAddress : x.identity.subject, nowMs)
     if (x.cacheStatus !== '') metrics.cacheOutcome(x.cacheStatus)
-    if (reply !== undefined) metrics.localReply(reply.code, reply.reason, x.tier)
+    if (reply !== undefined) metrics.localReply(reply.code, reply.reason)
     services.accessLog?.(x, outcome, nowMs)
     services.tracer?.end(x, outcome, nowMs)
   }

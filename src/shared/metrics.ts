@@ -258,7 +258,6 @@ export class ThreadMetrics {
   readonly #requests: Float64Array
   readonly #routeNames: NameTable
   readonly #seriesNames: NameTable
-  readonly #tiers = new Map<string, number>()
   readonly #replies = new Map<LocalReplyCode, Map<string | undefined, number>>()
   readonly #originMs: number
   readonly #users: ActiveUsers
@@ -323,10 +322,8 @@ export class ThreadMetrics {
 
   /**
    * Counts an answer that the gateway wrote itself. A reason that is not a stable word counts under its code alone.
-   * @param tier of the exchange, for refusals by admission
    */
-  localReply(code: LocalReplyCode, reason?: string, tier = ''): void {
-    if (tier !== '' && code === 'BACKPRESSURE') this.#tierRefused(tier)
+  localReply(code: LocalReplyCode, reason?: string): void {
     let byReason = this.#replies.get(code)
     if (byReason === undefined) this.#replies.set(code, (byReason = new Map()))
     let id = byReason.get(reason)
@@ -335,12 +332,6 @@ export class ThreadMetrics {
       id = this.series('fluxor_local_replies_total', { code, reason: known ? reason : '' })
       if (known || reason === undefined) byReason.set(reason, id)
     }
-    this.#series[id]!++
-  }
-
-  #tierRefused(tier: string): void {
-    let id = this.#tiers.get(tier)
-    if (id === undefined) this.#tiers.set(tier, (id = this.series('fluxor_tier_refusals_total', { tier })))
     this.#series[id]!++
   }
 
