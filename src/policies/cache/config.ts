@@ -58,7 +58,10 @@ export const cacheRouteConfig = z.strictObject({
     ),
   staleWhileRevalidate: duration()
     .default(0)
-    .describe('After its freshness an answer is still served for so long while a new one is fetched (RFC 5861).'),
+    .describe(
+      'After its freshness an answer is still served for so long while a new one is fetched (RFC 5861). As with the other ' +
+        'two: not where the origin says no-cache, must-revalidate, proxy-revalidate or s-maxage; its own directives go first.',
+    ),
   staleIfError: duration()
     .default(0)
     .describe('A stale answer of this age beyond freshness is served instead of a 5xx or an unreachable upstream.'),

@@ -64,11 +64,21 @@ const TTL_STATUS = new Set([200, 203, 204, 300, 301, 308, 404, 410])
 const MAX_HEURISTIC_MS = 86_400_000
 
 /** Why an answer is not stored; the word stands in Cache-Status. */
-export type NotStored = 'no-store' | 'private' | 'authorization' | 'vary' | 'status' | 'set-cookie' | 'no-freshness'
+export type NotStored =
+  | 'stream'
+  | 'no-store'
+  | 'private'
+  | 'authorization'
+  | 'vary'
+  | 'status'
+  | 'set-cookie'
+  | 'no-freshness'
 
 export function assessFreshness(head: ReceivedHead, policy: FreshnessPolicy): Freshness | NotStored {
   const { status, lines } = head
   if (status < 200 || status === 206 || status === 304) return 'status'
+  // Events are for those who listen when they happen, whatever freshness says.
+  if (/^text\/event-stream\b/i.test(fieldOf(lines, 'content-type') ?? '')) return 'stream'
   const targeted = parseTargetedCacheControl(fieldOf(lines, 'cdn-cache-control') ?? '')
   const cacheControl = fieldOf(lines, 'cache-control')
   const cc = targeted ?? parseCacheControl(cacheControl ?? '')

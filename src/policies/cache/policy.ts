@@ -132,6 +132,8 @@ export function compileCache(config: CacheRouteConfig, cache: Cache, route: Cach
     if (!head && method !== 'GET') return bypass(x, 'method')
     if (head ? !answersHead : !answersGet) return bypass(x, 'bypass')
     if (x.client.body !== null || ORIGIN_CONDITIONS.some((id) => request.indexOf(id) >= 0)) return bypass(x, 'bypass')
+    const upgrade = request.indexOf(FIELD_ID.upgrade)
+    if (upgrade >= 0 && request.valueAt(upgrade).toLowerCase() === 'websocket') return bypass(x, 'bypass')
     const cacheControl = request.value(FIELD_ID['cache-control'])
     const asked = cacheControl === undefined ? undefined : parseCacheControl(cacheControl)
     if (asked?.noStore) return asked.onlyIfCached ? ONLY_IF_CACHED : bypass(x, 'request')

@@ -149,6 +149,21 @@ describe('what is stored', () => {
     expect(on.origin).toHaveLength(2)
   })
 
+  it('never an event stream, and its listeners get one each', () => {
+    const bench = new Bench({ ttl: '60s' })
+    const clients = [bench.ask(), bench.ask()]
+    bench.last.head(200, { 'Content-Type': 'text/event-stream' })
+    bench.origin[0]!.body('data: 1')
+    expect(bench.origin).toHaveLength(2)
+    expect(clients.map((client) => client.text)).toEqual(['data: 1', ''])
+  })
+
+  it('never a WebSocket handshake', () => {
+    const bench = new Bench({ ttl: '60s' })
+    const client = bench.ask({ fields: { Connection: 'upgrade', Upgrade: 'WebSocket' } })
+    expect([client.x.cacheStatus, bench.last.x]).toEqual(['bypass', client.x])
+  })
+
   it('never a body that broke off', () => {
     const bench = new Bench()
     const client = bench.ask()
