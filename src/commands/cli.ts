@@ -76,6 +76,18 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     arguments: 2,
     run: async (invocation) => (await import('./explain.ts')).explain(invocation),
   },
+  top: {
+    summary: 'Shows what a running gateway is doing, second by second.',
+    usage: '[--once] [--admin ADDRESS] [-c FILE]',
+    options: {
+      once: { type: 'boolean', describe: 'One look, then ends.' },
+      admin: ADMIN,
+      token: ADMIN_TOKEN,
+      config: { ...CONFIG, describe: 'Takes address and token from this config.' },
+    },
+    arguments: 0,
+    run: async (invocation) => (await import('./top.ts')).top(invocation),
+  },
   schema: {
     summary: 'Prints the JSON Schema of the config file.',
     usage: '[--check FILE]',

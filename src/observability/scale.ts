@@ -27,7 +27,8 @@ export interface ScaleAnswer {
   readonly load: number
   /** `load` times the instances there are (`?replicas=`), rounded up. */
   readonly desiredReplicas: number
-  readonly reason: 'concurrency' | 'queue' | 'refusals' | 'idle'
+  /** held: the load was higher within the last five minutes. */
+  readonly reason: 'concurrency' | 'queue' | 'refusals' | 'held' | 'idle'
   readonly ccu: number
   readonly normalCCU: number
   readonly queueUtilization: number
@@ -69,12 +70,14 @@ export class Scale {
   /** @param replicas instances that share the load evenly; @param headroom share of normal capacity to be kept free */
   answer(replicas = 1, headroom = 0): ScaleAnswer {
     const held = this.#loads.subarray(0, Math.min(this.#count, HOLD_SEC))
-    const load = held.reduce((most, value) => Math.max(most, value), 0) / (1 - headroom)
+    const most = held.reduce((a, b) => Math.max(a, b), 0)
+    const load = most / (1 - headroom)
+    const now = this.#loads[(this.#count + HOLD_SEC - 1) % HOLD_SEC]!
     const { ccu = 0, normalCCU = 0, queued = 0, queueCapacity = 0, refusedPerSec = 0 } = this.#latest ?? {}
     return {
       load: Number(load.toFixed(3)),
       desiredReplicas: Math.max(1, Math.ceil(load * replicas - TOLERANCE)),
-      reason: this.#pressedBy ?? (load > TOLERANCE ? 'concurrency' : 'idle'),
+      reason: this.#pressedBy ?? (load <= TOLERANCE ? 'idle' : now < most * 0.9 ? 'held' : 'concurrency'),
       ccu,
       normalCCU,
       queueUtilization: queueCapacity > 0 ? Number((queued / queueCapacity).toFixed(3)) : 0,
