@@ -175,6 +175,16 @@ describe('what is stored', () => {
     expect(bench.origin).toHaveLength(2)
   })
 
+  it('never a body that ended before its length', () => {
+    const bench = new Bench()
+    bench.ask()
+    bench.last.head(200, FRESH, 10)
+    bench.last.body('half')
+    bench.last.x.client.end('')
+    bench.ask()
+    expect(bench.origin).toHaveLength(2)
+  })
+
   it('never a body larger than maxObjectBytes, announced or not', () => {
     const bench = new Bench({}, { maxObjectBytes: 10 })
     expect(bench.fetch({}, 200, FRESH, 'x'.repeat(11)).text).toHaveLength(11)
@@ -537,6 +547,14 @@ describe('stale use', () => {
     }
   })
 
+  it('not even of a fresh one, when the client wants it validated and the origin forbids stale use', () => {
+    const bench = new Bench({ staleIfError: '1h' })
+    bench.fetch({}, 200, { 'Cache-Control': 'max-age=60, must-revalidate' })
+    const client = bench.ask({ fields: { 'Cache-Control': 'no-cache' } })
+    bench.last.reply(503, {}, 'sorry')
+    expect([client.status, client.text]).toEqual([503, 'sorry'])
+  })
+
   it('instead of a 503 for want of capacity, and says so', () => {
     const bench = new Bench({ staleIfShed: '10m' })
     bench.fetch({}, 200, FRESH, 'old')
@@ -610,6 +628,22 @@ describe('requests for one missing answer', () => {
     bench.ask()
     bench.ask()
     expect(bench.origin).toHaveLength(2)
+  })
+
+  it('do not wait with others when they bring credentials', () => {
+    const bench = new Bench({ ttl: '60s' })
+    const [plain, known] = [bench.ask(), bench.ask({ fields: { Authorization: 'x' } })]
+    expect(bench.origin).toHaveLength(2)
+    bench.origin[0]!.reply(200, {}, 'for all')
+    expect([plain.text, known.text]).toEqual(['for all', ''])
+  })
+
+  it('go apart when the answer has to be validated before each use', () => {
+    const bench = new Bench()
+    const clients = [bench.ask(), bench.ask(), bench.ask()]
+    bench.last.reply(200, { 'Cache-Control': 'max-age=60, no-cache', ETag: '"a"' }, 'one')
+    expect(clients.map((client) => client.text)).toEqual(['one', '', ''])
+    expect(bench.origin).toHaveLength(3)
   })
 
   it('go apart when Vary turns out to tell them apart', () => {
