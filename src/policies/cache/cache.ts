@@ -3,7 +3,6 @@
  * whose answers cannot be shared. It outlives reloads; routes are compiled against it (policy.ts).
  */
 
-import { LRUCache } from 'lru-cache'
 import type { CacheConfig } from './config.ts'
 import { Entry, type StoredAnswer } from './entry.ts'
 import type { Fill } from './fill.ts'
@@ -42,7 +41,8 @@ export class Cache {
   maxObjectBytes: number
   /** Bodies that are being collected; bounded like the store, because a flood of misses must not hold more than it. */
   collectingBytes = 0
-  readonly #unshared = new LRUCache<string, number>({ max: UNSHARED_KEYS })
+  /** Until when, by key, the oldest first. */
+  readonly #unshared = new Map<string, number>()
 
   constructor(config: CacheConfig, options: CacheOptions = {}) {
     this.store = new MemoryStore(config.memory.maxBytes)
@@ -109,7 +109,13 @@ export class Cache {
   }
 
   markUnshared(key: string, nowMs: number): void {
+    this.#unshared.delete(key)
     this.#unshared.set(key, nowMs + UNSHARED_MS)
+    if (this.#unshared.size <= UNSHARED_KEYS) return
+    for (const oldest of this.#unshared.keys()) {
+      this.#unshared.delete(oldest)
+      break
+    }
   }
 
   markShared(key: string): void {
