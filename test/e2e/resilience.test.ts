@@ -117,7 +117,7 @@ describe('health checks', () => {
   it('take an endpoint out and bring it back', async () => {
     await service('a', portA)
     await service('b', portB)
-    const health = { path: '/health', interval: '100ms', timeout: '100ms', rise: 2, fall: 2 }
+    const health = { path: '/health', interval: '100ms', timeout: '2s', rise: 2, fall: 2 }
     await start([portA, portB], { balance: 'roundRobin', health })
     const state = async () => {
       const upstreams = (await (await gateway!.admin('/upstreams')).json()) as { app: { url: string; state: string }[] }

@@ -20,11 +20,18 @@ export class SteadyLoad {
   readonly counts: LoadCounts = { sent: 0, statuses: {}, lost: 0, refused: 0 }
   readonly #port: number
   readonly #request: Buffer
+  readonly #reconnect: boolean
   #stopping = false
   readonly #clients: Promise<void>[] = []
 
-  constructor(port: number, clients: number, text = 'GET /load HTTP/1.1\r\nHost: a.test\r\n\r\n') {
+  /** @param reconnect false: a client ends with its first connection */
+  constructor(
+    port: number,
+    clients: number,
+    { reconnect = true, text = 'GET /load HTTP/1.1\r\nHost: a.test\r\n\r\n' } = {},
+  ) {
     this.#port = port
+    this.#reconnect = reconnect
     this.#request = Buffer.from(text, 'latin1')
     for (let i = 0; i < clients; i++) this.#clients.push(this.#run())
   }
@@ -57,7 +64,7 @@ export class SteadyLoad {
 
   async #run(): Promise<void> {
     while (!this.#stopping) {
-      if (!(await this.#connection())) return
+      if (!(await this.#connection()) || !this.#reconnect) return
     }
   }
 
