@@ -1,6 +1,6 @@
 /**
  * `npm run build`: src → dist. The compiler does the modules; this copies what is not TypeScript (the dashboard's
- * files) and makes dist/main.js executable.
+ * files), keeps of the type declarations those that `index.d.ts` leads to, and makes dist/main.js executable.
  */
 
 import { spawnSync } from 'node:child_process'
@@ -27,6 +27,8 @@ for (const file of globSync('**/*.*', { cwd: src })) {
   copyFileSync(join(src, file), target)
 }
 
+keepDeclarationsOf(join(dist, 'index.d.ts'))
+
 const main = join(dist, 'main.js')
 if (!existsSync(main)) {
   console.error('the build has no dist/main.js')
@@ -35,3 +37,20 @@ if (!existsSync(main)) {
 const text = readFileSync(main, 'utf8')
 if (!text.startsWith('#!')) writeFileSync(main, SHEBANG + text)
 chmodSync(main, 0o755)
+
+/** The rest is nobody's to import: `exports` of the package names one door. The compiler leaves `.ts` in specifiers. */
+function keepDeclarationsOf(entry: string): void {
+  const kept = new Set<string>()
+  const visit = (file: string): void => {
+    if (kept.has(file)) return
+    kept.add(file)
+    const text = readFileSync(file, 'utf8')
+    const rewritten = text.replace(/(["'])(\.\.?\/[^"']+)\.ts\1/g, (_match, quote: string, specifier: string) => {
+      visit(join(dirname(file), `${specifier}.d.ts`))
+      return `${quote}${specifier}.js${quote}`
+    })
+    writeFileSync(file, rewritten)
+  }
+  visit(entry)
+  for (const file of globSync('**/*.d.ts', { cwd: dist })) if (!kept.has(join(dist, file))) rmSync(join(dist, file))
+}

@@ -11,10 +11,13 @@ import type { z } from 'zod'
 import { type Environment, type LoadedConfig, loadConfig, parseConfig } from './config/load.ts'
 import { ConfigError, formatProblem, type Problem } from './config/problems.ts'
 import type { configSchema } from './config/schema.ts'
-import { Gateway, ListenError } from './gateway.ts'
+import { ListenError as BindError, Gateway } from './gateway.ts'
 import { VERSION } from './version.ts'
 
-export { ConfigError, type Environment, ListenError, type Problem, VERSION }
+export { ConfigError, type Environment, type Problem, VERSION }
+
+/** A port that cannot be had, and what to do about it. Typed by itself, so that its module's types stay inside. */
+export const ListenError: new (message?: string) => Error = BindError
 
 /** The keys of gateway.yaml as a value: durations are `'500ms'`, sizes `'64KiB'`, and what is left out has its default. */
 export type ConfigInput = z.input<typeof configSchema>
@@ -31,6 +34,17 @@ export interface CreateOptions {
 export interface CloseOptions {
   /** false cuts at once what `server.shutdown.drain` would wait for. */
   readonly drain?: boolean
+}
+
+/** One endpoint of an upstream, over all threads. */
+export interface EndpointState {
+  readonly url: string
+  /** `healthy`, or what keeps it from getting requests. */
+  readonly state: string
+  /** Why; '' when healthy. */
+  readonly reason: string
+  readonly inFlight: number
+  readonly weight: number
 }
 
 export interface RunningGateway {
@@ -52,7 +66,7 @@ export interface RunningGateway {
   /** What `/readyz` answers. */
   readonly ready: boolean
   /** State of every endpoint, by upstream. */
-  upstreams(): ReturnType<Gateway['upstreams']>
+  upstreams(): Promise<Record<string, EndpointState[]>>
 }
 
 /**
