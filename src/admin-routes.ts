@@ -30,6 +30,7 @@ export function createAdminSurface(gateway: Gateway): AdminSurface {
     reload: () => gateway.lastReload,
   })
   page.addSource(() => admissionGauges(placesOf(gateway)))
+  page.addSource(() => gateway.control.gauges())
   page.addSource(() => certificateExpiry(gateway.config.server.listen, gateway.config.baseDir))
   let upstreams: UpstreamStatus = {}
   page.addSource(() => upstreamGauges(upstreams))

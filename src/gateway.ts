@@ -15,12 +15,15 @@ import type { Config } from './config/schema.ts'
 import { type AdminListener, type AdminOptions, createAdmin } from './listener/admin.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
+import { AdmissionControl, CONTROL_TICK_MS } from './policies/admission/control.ts'
 import { KeyCounts } from './policies/admission/key-counts.ts'
 import { Places } from './policies/admission/places.ts'
 import { scopeLimits } from './policies/admission/policy.ts'
+import { descriptorLimit } from './policies/admission/pressure.ts'
 import type { KeySetStatus } from './policies/auth/jwks.ts'
+import { openRedis } from './redis.ts'
 import type { Readiness, ThreadInfo } from './services.ts'
-import { LimiterTable } from './shared/limiter-table.ts'
+import { LimiterTable, sharedNowMs } from './shared/limiter-table.ts'
 import { createSharedMemory, type SharedMemory } from './shared/memory.ts'
 import { mergeStatus, type UpstreamStatus } from './upstream/status.ts'
 import type { EndpointOrder } from './upstream/upstream.ts'
@@ -56,8 +59,10 @@ export class Gateway {
   adminPort = 0
   /** Threads that were replaced since the start. */
   replaced = 0
+  readonly control: AdmissionControl
   readonly #log: LineWriter
   readonly #options: GatewayOptions
+  #controlTimer: NodeJS.Timeout | undefined
   #turn: Promise<unknown> = Promise.resolve()
   #timer: NodeJS.Timeout | undefined
   #paths: DataPath[] = []
@@ -80,13 +85,45 @@ export class Gateway {
     if (wanted > 1 && !several) {
       this.logger.warn('one thread: this system cannot share a port between several', { threads: wanted })
     }
+    this.control = new AdmissionControl({
+      logger: this.logger,
+      sharedNowMs,
+      openRedis: (name, onChange) => openRedis(name, this.config.redis[name]!, { onChange }),
+    })
+    this.config = this.#fitConnections(config)
     this.#surface = createAdminSurface(this)
+  }
+
+  /** More connections than the process may open would be accepted and then fail: half-way, and others with them. */
+  #fitConnections(config: Config): Config {
+    const most = descriptorLimit()
+    const { limits } = config.server
+    // A client's connection may need one to an upstream; logs, Redis and the rest are a few.
+    const room = most === undefined ? Number.POSITIVE_INFINITY : Math.max(16, Math.floor((most - 64) / 2))
+    if (limits.connections <= room) return config
+    this.logger.warn('server.limits.connections is lowered to half of what the process may open (ulimit -n)', {
+      connections: limits.connections,
+      descriptors: most,
+      lowered: room,
+    })
+    return { ...config, server: { ...config.server, limits: { ...limits, connections: room } } }
+  }
+
+  #configureControl(): void {
+    const { admission } = this.config
+    this.control.configure(admission, this.memory.places.get('')!, this.threads, this.memory.tierIds)
+    clearInterval(this.#controlTimer)
+    if (admission.mode !== 'adaptive' && admission.fleet === undefined) return
+    this.#controlTimer = setInterval(() => this.control.tick(), CONTROL_TICK_MS)
+    this.#controlTimer.unref()
   }
 
   /** Rejects with a `ListenError` when a port cannot be bound; nothing runs then. */
   async start(): Promise<void> {
     try {
       if (this.threads > 1) await this.#expectFreePorts()
+      this.#configureControl()
+      await this.control.start()
       for (let thread = 0; thread < this.threads; thread++) await this.#startPath(thread)
       await this.#startAdmins()
     } catch (error) {
@@ -265,7 +302,7 @@ export class Gateway {
    */
   reload(config: Config): Promise<void> {
     return this.#inTurn(async () => {
-      const next = this.#keepBound(config)
+      const next = this.#fitConnections(this.#keepBound(config))
       const memory = createSharedMemory(next, this.threads, this.memory)
       try {
         await this.#onPaths((path) => path.prepare(next, memory))
@@ -279,6 +316,7 @@ export class Gateway {
       this.config = next
       this.memory = memory
       await this.#onPaths((path) => path.commit())
+      this.#configureControl()
       for (const { listener, options } of this.#admins) listener.update(options())
       this.lastReload = { success: true, lastSuccessMs: Date.now() }
     })
@@ -412,6 +450,8 @@ export class Gateway {
     const admins = this.#admins.map(({ listener }) => listener.close())
     await Promise.all([...admins, ...this.#paths.map((path) => path.close())])
     this.#paths = []
+    clearInterval(this.#controlTimer)
+    await this.control.close()
     await this.#log.close()
   }
 }

@@ -6,9 +6,11 @@
 import { isMainThread, parentPort, workerData } from 'node:worker_threads'
 import type { Config } from './config/schema.ts'
 import { FastListener, type ListenerOwner, type ListenerSettings } from './listener/fast.ts'
+import { PressureWatch } from './policies/admission/pressure-watch.ts'
 import type { KeySetStatus } from './policies/auth/jwks.ts'
-import { type Readiness, Services, type ThreadInfo } from './services.ts'
+import { GLOBAL_SCOPE, type Readiness, Services, type ThreadInfo } from './services.ts'
 import type { SharedMemory } from './shared/memory.ts'
+import { MetricsReader } from './shared/metrics-reader.ts'
 import { Snapshot } from './snapshot.ts'
 import type { UpstreamStatus } from './upstream/status.ts'
 import type { EndpointOrder } from './upstream/upstream.ts'
@@ -57,6 +59,17 @@ export class LocalDataPath implements DataPath, ListenerOwner {
       this.snapshot = new Snapshot(this.snapshot.config, this.services)
     }
     this.services.clock.add({ tick: () => Atomics.add(memory.heartbeats, info.thread, 1) })
+    const reader = new MetricsReader(memory.metrics)
+    const pressure = new PressureWatch({
+      config: () => this.services.config.admission.pressure,
+      places: () => this.services.scopes.get(GLOBAL_SCOPE)!.places,
+      loop: () => ({
+        delayMs: reader.scalar('loopDelayMs', info.thread),
+        utilization: reader.scalar('loopUtilization', info.thread),
+      }),
+      logger: () => this.services.logger,
+    })
+    this.services.clock.add(pressure)
   }
 
   async listen(ports: readonly number[] | undefined): Promise<number[]> {

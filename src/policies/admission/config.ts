@@ -110,6 +110,11 @@ const pressure = z.strictObject({
     .describe(
       'Resident memory, as a share of the limit of the container or machine, at which pressure is full. 0: not watched.',
     ),
+  descriptorsPercent: percent()
+    .prefault(90)
+    .describe(
+      'Open file descriptors, as a share of what the process may open, at which pressure is full. 0: not watched.',
+    ),
   shrinkTo: percent()
     .prefault(20)
     .describe('Share of `maxCCU` left under full pressure. The lowest tier is shed first.'),

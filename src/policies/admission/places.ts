@@ -19,6 +19,7 @@
  * makes all totals anew from what each living thread holds.
  */
 
+import { sharedNowMs } from '../../shared/limiter-table.ts'
 import { lock, seize, unlock } from '../../shared/word-lock.ts'
 
 /** Tiers by number; 0 is who has none. */
@@ -39,6 +40,10 @@ const OVERLOADED = 7
 /** Services ended since the start; wraps. */
 const SERVED = 8
 const STAMP = 9
+/** Places when the lease has run out. */
+const FLOOR = 10
+/** Refusals of `enter` since the start; wraps. */
+const REFUSED = 11
 // By tier.
 const T_CCU = 16
 const T_SERVICE = T_CCU + MAX_TIERS
@@ -64,6 +69,8 @@ const STRIDE = OUSTED + MAX_TIERS + 16
 
 // Doubles of all threads together.
 const NEXT_TICKET = 0
+/** Until when the lease holds, on the clock that all threads share. */
+const LEASE_UNTIL = 1
 // Doubles of each thread: the ledger, sums for the adaptive limit, the next ticket by tier.
 const ADMITTED = 0
 const COMPLETED = 1
@@ -160,9 +167,21 @@ export class Places {
   /** Called after a transaction of this thread that granted a place to it or put one of its waiters out. */
   onSignal: () => void = () => {}
 
-  /** @param thread −1: the supervisor, which only looks and reclaims */
-  constructor(memory: SharedArrayBuffer, threads: number, thread: number, limits: PlaceLimits = NO_LIMITS) {
+  readonly #sharedNowMs: () => number
+
+  /**
+   * @param thread −1: the supervisor, which only looks, reclaims and sets
+   * @param sharedNow a clock that is the same in all threads, for the lease of a fleet alone
+   */
+  constructor(
+    memory: SharedArrayBuffer,
+    threads: number,
+    thread: number,
+    limits: PlaceLimits = NO_LIMITS,
+    sharedNow: () => number = sharedNowMs,
+  ) {
     this.limits = limits
+    this.#sharedNowMs = sharedNow
     this.#words = new Int32Array(memory, 0, HEADER + threads * STRIDE)
     this.#doubles = new Float64Array(memory, doublesAt(threads))
     this.#threads = threads
@@ -196,10 +215,12 @@ export class Places {
     const { maxCCU } = this.limits
     const words = this.#words
     const share = this.share
-    let cap = share === 1000 ? maxCCU : Math.max(1, Math.floor((maxCCU * share) / 1000))
-    const lease = Atomics.load(words, LEASE)
-    if (lease >= 0 && lease < cap) cap = lease
-    return cap
+    const cap = share === 1000 ? maxCCU : Math.max(1, Math.floor((maxCCU * share) / 1000))
+    let lease = Atomics.load(words, LEASE)
+    if (lease < 0) return cap
+    // Looked at with the exact time: a process that was frozen must not let one in by a lease of before.
+    if (this.#sharedNowMs() >= this.#doubles[LEASE_UNTIL]!) lease = Atomics.load(words, FLOOR)
+    return Math.min(cap, lease)
   }
 
   /** How much of the cap pressure leaves, in 1/1000: the worst thread counts. */
@@ -230,6 +251,7 @@ export class Places {
   enter(tier: number): Entry {
     this.#lock()
     const entry = this.#enter(tier)
+    if (entry !== ENTERED) this.#words[REFUSED] = (this.#words[REFUSED]! + 1) | 0
     this.#unlock()
     return entry
   }
@@ -239,6 +261,7 @@ export class Places {
     this.#lock()
     const entry = this.#enter(tier)
     this.started = entry === ENTERED && this.#start(tier)
+    if (entry !== ENTERED) this.#words[REFUSED] = (this.#words[REFUSED]! + 1) | 0
     this.#unlock()
     return entry
   }
@@ -417,9 +440,17 @@ export class Places {
     Atomics.store(this.#words, this.#own + SHARE, Math.round(share * 1000))
   }
 
-  /** @param lease undefined: no fleet */
-  setLease(lease: number | undefined): void {
-    Atomics.store(this.#words, LEASE, lease ?? -1)
+  /** @param lease undefined: no fleet  @param untilMs on the clock of `sharedNowMs`; after it the floor holds */
+  setLease(lease: number | undefined, untilMs = 0, floor = 0): void {
+    this.#lock()
+    this.#words[LEASE] = lease ?? -1
+    this.#words[FLOOR] = floor
+    this.#doubles[LEASE_UNTIL] = untilMs
+    this.#unlock()
+  }
+
+  get refused(): number {
+    return Atomics.load(this.#words, REFUSED)
   }
 
   /** @param workers undefined: as configured */
