@@ -21,6 +21,17 @@ export function* processValues(): Iterable<GaugeValue> {
   if (fds !== undefined) yield value('process_open_fds', 'Open file descriptors.', fds)
   const most = mostDescriptors()
   if (most !== undefined) yield value('process_max_fds', 'Most open file descriptors.', most)
+  const io = numbersOf('/proc/self/io')
+  if (io !== undefined) {
+    yield value('process_disk_read_bytes_total', 'Bytes read from storage.', io['read_bytes'] ?? 0, 'counter')
+    yield value('process_disk_written_bytes_total', 'Bytes written to storage.', io['write_bytes'] ?? 0, 'counter')
+  }
+  const network = networkBytes()
+  if (network !== undefined) {
+    const where = 'over the network, in the network namespace of the process, loopback aside'
+    yield value('process_network_receive_bytes_total', `Bytes received ${where}.`, network.received, 'counter')
+    yield value('process_network_transmit_bytes_total', `Bytes sent ${where}.`, network.sent, 'counter')
+  }
   yield value('nodejs_heap_size_used_bytes', 'JavaScript heap in use, main thread.', memory.heapUsed)
   yield value('nodejs_heap_size_allocated_bytes', 'JavaScript heap, main thread.', memory.heapTotal)
   yield value('nodejs_external_memory_bytes', 'Memory of buffers outside of the heap, main thread.', memory.external)
@@ -38,6 +49,34 @@ function mostDescriptors(): number | undefined {
   try {
     const soft = /^Max open files\s+(\d+)/m.exec(readFileSync('/proc/self/limits', 'latin1'))?.[1]
     return soft === undefined ? undefined : Number(soft)
+  } catch {
+    return undefined
+  }
+}
+
+/** Lines of `name: number`. */
+function numbersOf(file: string): Record<string, number> | undefined {
+  try {
+    const lines = readFileSync(file, 'latin1').matchAll(/^(\w+): (\d+)$/gm)
+    return Object.fromEntries([...lines].map(([, name, number]) => [name!, Number(number)]))
+  } catch {
+    return undefined
+  }
+}
+
+/** Interfaces are those of the namespace: a container's own, or the whole machine's. */
+function networkBytes(): { received: number; sent: number } | undefined {
+  try {
+    let received = 0
+    let sent = 0
+    for (const line of readFileSync('/proc/self/net/dev', 'latin1').split('\n').slice(2)) {
+      const [name, figures] = line.split(':')
+      if (figures === undefined || name!.trim() === 'lo') continue
+      const values = figures.trim().split(/\s+/).map(Number)
+      received += values[0] ?? 0
+      sent += values[8] ?? 0
+    }
+    return { received, sent }
   } catch {
     return undefined
   }

@@ -72,6 +72,7 @@ export function createTracer(config: OtlpConfig, options: TracerOptions): Tracer
   let waiting: Span[] = []
   let sending: Promise<void> | undefined
   let complainedMs = Number.NEGATIVE_INFINITY
+  let closed = false
 
   const lost = (spans: number, reason: string): void => {
     metrics.add(SCALAR.traceSpansDropped, spans)
@@ -96,7 +97,7 @@ export function createTracer(config: OtlpConfig, options: TracerOptions): Tracer
     if (sending !== undefined || waiting.length === 0) return
     sending = exportBatch().finally(() => {
       sending = undefined
-      if (waiting.length >= MAX_BATCH) exportSome()
+      if (waiting.length >= MAX_BATCH && !closed) exportSome()
     })
   }
   const timer = setInterval(exportSome, EXPORT_EVERY_MS).unref()
@@ -153,6 +154,7 @@ export function createTracer(config: OtlpConfig, options: TracerOptions): Tracer
 
     async close() {
       clearInterval(timer)
+      closed = true
       await sending
       // What comes while this waits is sent too, but no more than was bounded
       for (let i = 0; i <= MAX_WAITING / MAX_BATCH && waiting.length > 0; i++) await exportBatch()

@@ -64,12 +64,12 @@ export class ActiveUsers {
 
 /** The last whole minute before `wallMs`, over all threads. */
 export function readActiveUsers(memory: readonly SharedArrayBuffer[], wallMs: number): MinuteOfUsers {
-  const minute = Math.floor(wallMs / MINUTE_MS) - 1
+  const minute = Math.max(0, Math.floor(wallMs / MINUTE_MS) - 1)
   const merged = new Uint8Array(REGISTERS)
   let requests = 0
   for (const buffer of memory) {
     const { head, registers } = minutesOf(buffer)[minute % MINUTES]!
-    if (head[0] !== minute) continue
+    if (head[0] !== minute || wallMs < MINUTE_MS) continue
     requests += head[1]!
     for (let i = 0; i < REGISTERS; i++) if (registers[i]! > merged[i]!) merged[i] = registers[i]!
   }
