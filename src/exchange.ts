@@ -86,6 +86,8 @@ export interface ListenerInfo {
   readonly port: number
   /** Field lines about the client's certificate, added to each request; absent or '' without one. */
   readonly clientFields?: string
+  /** Port of the client in a PROXY header. */
+  readonly clientPort?: number
 }
 
 /** What the exchange's listener must offer. One implementation for HTTP/1.1, one for HTTP/2. */
@@ -93,6 +95,9 @@ export interface ClientStream extends ResponseSink {
   readonly listener: ListenerInfo
   /** The peer of the socket, or what a trusted PROXY header said; IPv4-mapped IPv6 is unmapped. */
   readonly remoteAddress: string
+  /** Port of that peer, and the address that it came to, where they are known. */
+  readonly remotePort?: number
+  readonly localAddress?: string
   /** Field lines that depend on the connection alone, kept by whoever writes forwarded requests; '' until then. */
   forwardedFields: string
   /** Null when the request has no body. Attach the sink first, then `resume()`. */

@@ -8,6 +8,8 @@ import { compileBuiltin } from './builtin/builtin.ts'
 import type { RouteConfig } from './config/schema.ts'
 import type { Exchange, FinishHook, ResponseSink } from './exchange.ts'
 import { type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
+import { grpcTimeoutMs, isGrpc } from './http/grpc.ts'
+import { asksForWebSocket } from './http/upgrade.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { MessageHead } from './http1/message-head.ts'
 import type { LocalReply } from './local-reply.ts'
@@ -73,7 +75,7 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
     cache === undefined ? admission?.fullLook : undefined, // certain to be refused: before tokens are checked for nothing
     identity?.gate, // who: limits, cache keys and tiers ask
     limits?.afterIdentity, // how often, per subject; hits count too
-    cache && ((x) => cacheVerdict(cache.gate(x))), // a stored answer opens no door that the token would not
+    cache && ((x) => (asksForWebSocket(x) ? undefined : cacheVerdict(cache.gate(x)))), // a stored answer opens no door that the token would not
     ...afterCache,
   )
 
@@ -105,6 +107,9 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
   return (x) => {
     x.onFinish(finished)
     if (timeoutMs > 0) x.deadlineMs = x.startedMs + timeoutMs
+    if (x.request.indexOf(FIELD_ID['grpc-timeout']) >= 0) {
+      x.deadlineMs = Math.min(x.deadlineMs, x.startedMs + (grpcTimeoutMs(x.request) ?? Number.POSITIVE_INFINITY))
+    }
     run(x, gates, 0)
   }
 }
@@ -157,10 +162,8 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
   const { admission, compression, responseDrop, passed } = back
 
   const answered = (x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink => {
-    if (isEventStream(head)) {
-      x.deadlineMs = Number.POSITIVE_INFINITY // streams end when they end
-      toStream(x)
-    }
+    if (isEventStream(head)) becomesStream(x)
+    else if (isGrpc(head)) x.deadlineMs = grpcDeadline(x)
     x.status = head.status
     if (fillOf(x) !== undefined) {
       // What the cache fetches for itself is stored as received; each client's answer is made of it.
@@ -172,6 +175,13 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
     const sink = compression === undefined ? x.client : compression.wrap(x, x.client)
     sink.head(head.status, fields + ownFields(x) + admission.answerFields(), length)
     return sink
+  }
+
+  const upgraded: SendHandler['upgraded'] = (x, head, tunnel, extraFields) => {
+    becomesStream(x)
+    x.status = head.status
+    x.client.upgrade!(responseFields(head, responseDrop) + extraFields + ownFields(x), tunnel)
+    return x.client
   }
 
   const requestTextFor = (upstream: Upstream) => {
@@ -195,6 +205,7 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
       answered,
       informational: (x: Exchange, head: MessageHead) =>
         x.client.informational(head.status, responseFields(head, null)),
+      upgraded,
       failed: refuse,
     })
   }
@@ -235,6 +246,18 @@ function dateIfMissing(head: MessageHead): string {
 function isEventStream(head: MessageHead): boolean {
   const type = head.value(FIELD_ID['content-type'])
   return type !== undefined && type.length >= 17 && type.slice(0, 17).toLowerCase() === 'text/event-stream'
+}
+
+/** A long stream ends when it ends, and leaves its place to others. */
+function becomesStream(x: Exchange): void {
+  x.deadlineMs = Number.POSITIVE_INFINITY
+  toStream(x)
+}
+
+/** A gRPC call may stream: what it says of its own time holds, the route's timeout up to the head alone. */
+function grpcDeadline(x: Exchange): number {
+  const timeoutMs = grpcTimeoutMs(x.request)
+  return timeoutMs === undefined ? Number.POSITIVE_INFINITY : x.startedMs + timeoutMs
 }
 
 /** What is counted and logged when an exchange ends. */

@@ -244,11 +244,21 @@ export class Services {
       if (upstream !== undefined) upstream.configure(settings)
       else {
         const { clock, logger, metrics, info } = this
-        const streamIdleMs = config.server.timeouts.tunnelIdle
-        this.upstreams.set(
-          name,
-          new Upstream(name, settings, { clock, logger, metrics, ...info, streamIdleMs, baseDir: config.baseDir }),
-        )
+        const timeouts = () => this.config.server.timeouts
+        const deps = {
+          clock,
+          logger,
+          metrics,
+          ...info,
+          get streamIdleMs() {
+            return timeouts().tunnelIdle
+          },
+          get tunnelLifetimeMs() {
+            return timeouts().tunnelLifetime
+          },
+          baseDir: config.baseDir,
+        }
+        this.upstreams.set(name, new Upstream(name, settings, deps))
       }
     }
   }

@@ -63,7 +63,7 @@ const ARROWS: Record<string, string> = {
   snapshot: 'answer exchange http http1 local-reply pipeline routing services',
   pipeline: 'answer builtin exchange http http1 local-reply observability policies routing services shared upstream',
   builtin: 'answer exchange http http1 local-reply observability services shared version',
-  answer: 'exchange local-reply',
+  answer: 'exchange http http1 local-reply',
   services: 'config memory observability policies redis shared upstream',
   policies: 'configs exchange http http1 local-reply observability shared',
   upstream: 'exchange http http1 local-reply observability shared',

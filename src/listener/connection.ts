@@ -53,3 +53,8 @@ export type BodyError = 'bodyTimeout' | 'bodyTooLarge' | 'badBody'
 export function after(nowMs: number, delayMs: number): number {
   return delayMs > 0 ? nowMs + delayMs : Number.POSITIVE_INFINITY
 }
+
+/** IPv4 in IPv6, as sockets of a dual-stack listener show it. */
+export function unmapped(address: string | undefined): string {
+  return address === undefined ? '' : address.startsWith('::ffff:') ? address.slice(7) : address
+}

@@ -39,6 +39,8 @@ interface Arrival {
   readonly socket: net.Socket
   readonly deadlineMs: number
   address: string
+  /** From a PROXY header. */
+  clientPort?: number
 }
 
 const FILES_CHECK_MS = 1000
@@ -139,7 +141,7 @@ export class FastListener implements Http1Host {
     }
     const { headerMs } = this.timeouts
     const deadlineMs = this.clock.coarseMs + (headerMs > 0 ? headerMs : 60_000)
-    const arrival = { socket, deadlineMs, address }
+    const arrival: Arrival = { socket, deadlineMs, address }
     this.#arrivals.set(socket, arrival)
     socket.on('error', ignore)
     socket.on('close', () => this.#arrivals.delete(socket))
@@ -164,7 +166,10 @@ export class FastListener implements Http1Host {
         socket.destroy()
         return
       }
-      if (header.address !== '') arrival.address = header.address
+      if (header.address !== '') {
+        arrival.address = header.address
+        arrival.clientPort = header.port
+      }
       const rest = bytes.subarray(header.length)
       const { door } = this.#settings
       if (door === undefined) this.#serve(arrival, rest)
@@ -178,11 +183,17 @@ export class FastListener implements Http1Host {
     socket.on('end', onEnd)
   }
 
-  #serve({ socket, address }: Arrival, early: Buffer | undefined): void {
+  #serve(arrival: Arrival, early: Buffer | undefined): void {
+    const { socket, address } = arrival
     socket.removeAllListeners()
     this.#arrivals.delete(socket)
     if (early !== undefined) stopReading(socket)
-    new Http1Connection(this, socket, this.#info, address, early)
+    new Http1Connection(this, socket, this.#infoOf(arrival, ''), address, early)
+  }
+
+  #infoOf(arrival: Arrival | undefined, clientFields: string): ListenerInfo {
+    if (arrival?.clientPort === undefined && clientFields === '') return this.#info
+    return { ...this.#info, clientFields, clientPort: arrival?.clientPort }
   }
 
   #secured(socket: TLSSocket, door: TlsDoor): void {
@@ -195,7 +206,7 @@ export class FastListener implements Http1Host {
       return
     }
     const clientFields = door.clientFields(socket)
-    const info = clientFields === '' ? this.#info : { ...this.#info, clientFields }
+    const info = this.#infoOf(arrival, clientFields)
     if (socket.alpnProtocol === 'h2' && this.#http2 !== undefined) this.#http2.accept(socket, info, peer)
     else new Http1Connection(this, socket, info, peer)
   }

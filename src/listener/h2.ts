@@ -10,7 +10,7 @@ import { type BodySink, type BodySource, type ClientStream, Exchange, type Liste
 import { frameRequest, type RequestFrame } from '../http1/framing.ts'
 import { type HeadError, type HeadLimits, MessageHead, PARSED } from '../http1/message-head.ts'
 import { httpDate } from '../http1/status-line.ts'
-import { after, type BodyError, type ClientConnection, type ConnectionHost } from './connection.ts'
+import { after, type BodyError, type ClientConnection, type ConnectionHost, unmapped } from './connection.ts'
 
 /** As other servers have it; each stream may cost a place, so a client needs no more. */
 const MAX_CONCURRENT_STREAMS = 128
@@ -103,6 +103,14 @@ class Http2Connection implements ClientConnection {
     return this.#streams.size
   }
 
+  get remotePort(): number {
+    return this.listener.clientPort ?? this.#session.socket.remotePort ?? 0
+  }
+
+  get localAddress(): string {
+    return unmapped(this.#session.socket.localAddress)
+  }
+
   #onStream(stream: http2.ServerHttp2Stream, flags: number, rawHeaders: string[]): void {
     this.#deadlineMs = Number.POSITIVE_INFINITY
     const endStream = (flags & http2.constants.NGHTTP2_FLAG_END_STREAM) !== 0
@@ -163,7 +171,6 @@ class Http2Stream implements ClientStream {
   #deadlineMs = Number.POSITIVE_INFINITY
   #openedMs: number
   #ended = false
-  #endsConnection = false
 
   constructor(connection: Http2Connection, stream: http2.ServerHttp2Stream) {
     this.#connection = connection
@@ -192,6 +199,14 @@ class Http2Stream implements ClientStream {
 
   set forwardedFields(lines: string) {
     this.#connection.forwardedFields = lines
+  }
+
+  get remotePort(): number {
+    return this.#connection.remotePort
+  }
+
+  get localAddress(): string {
+    return this.#connection.localAddress
   }
 
   get body(): Http2Body | null {
@@ -302,7 +317,6 @@ class Http2Stream implements ClientStream {
         waitForTrailers: !endStream && length < 0,
       }),
     )
-    if (this.#endsConnection) this.#connection.close()
   }
 
   write(chunk: Uint8Array): boolean {
@@ -368,7 +382,7 @@ class Http2Stream implements ClientStream {
     addFields(headers, this.#trailers)
     this.#attempt(() => {
       if (headers.length > 0) this.#stream.sendTrailers(headers as unknown as http2.OutgoingHttpHeaders)
-      else this.#stream.close(NO_ERROR)
+      else this.#stream.sendTrailers({})
     })
   }
 
@@ -381,9 +395,8 @@ class Http2Stream implements ClientStream {
     }
   }
 
-  closeAfter(): void {
-    this.#endsConnection = true
-  }
+  /** Frames say where a message ends, whatever is wrong with it: other streams go on. */
+  closeAfter(): void {}
 
   destroy(code = this.#headSent ? INTERNAL_ERROR : CANCEL): void {
     if (!this.#stream.destroyed) this.#stream.close(code)

@@ -15,7 +15,7 @@ import { type HeadError, NEED_MORE, PARSED } from '../http1/message-head.ts'
 import { Outbox } from '../http1/outbox.ts'
 import { adoptSocket } from '../http1/socket.ts'
 import { httpDate, statusLine } from '../http1/status-line.ts'
-import { after, type BodyError, type ClientConnection, type ConnectionHost } from './connection.ts'
+import { after, type BodyError, type ClientConnection, type ConnectionHost, unmapped } from './connection.ts'
 
 /** A host that can take a connection over for another protocol. */
 export interface Http1Host extends ConnectionHost {
@@ -97,6 +97,14 @@ export class Http1Connection implements ClientStream, ClientConnection {
 
   get bytesSent(): number {
     return this.#outbox.bytesWritten - this.#sentBefore
+  }
+
+  get remotePort(): number {
+    return this.listener.clientPort ?? this.#socket.remotePort ?? 0
+  }
+
+  get localAddress(): string {
+    return unmapped(this.#socket.localAddress)
   }
 
   get headSent(): boolean {

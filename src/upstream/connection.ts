@@ -5,7 +5,7 @@
 
 import net from 'node:net'
 import tls from 'node:tls'
-import type { BodySink, BodySource, ResponseSink } from '../exchange.ts'
+import type { BodySink, BodySource, ResponseSink, Tunnel } from '../exchange.ts'
 import { ChunkedDecoder } from '../http1/chunked.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
 import { CHUNKED, declaredLength, frameResponse, listTokens, UNTIL_CLOSE } from '../http1/framing.ts'
@@ -31,14 +31,39 @@ export interface Attempt {
   broken(kind: FailureKind, detail: string): void
   /** The whole answer was read. The connection is back in its pool or gone. */
   done(): void
+  /**
+   * The upstream took the WebSocket (a handshake's carrier alone says so). Returns where its bytes go; `done()` or
+   * `broken()` follows as after `head()`.
+   */
+  upgraded?(head: MessageHead, tunnel: Tunnel): ResponseSink
+}
+
+/** What carries one request to an endpoint: an HTTP/1.1 connection, a stream of HTTP/2, a WebSocket's handshake. */
+export interface Carrier extends BodySink {
+  /** A byte of the request may have reached the endpoint. */
+  readonly connected: boolean
+  /** Its connection has served before: a failure may only mean that the upstream closed it while idle. */
+  readonly reused: boolean
+  /** Where body demand goes when the request is slow upstream: the client's body. */
+  requestSource: BodySource | null
+  /**
+   * Sends a request's head; the body follows through this sink unless `length` is 0.
+   * @param headText start line and fields without framing, each line ending in CRLF
+   * @param length of the body: 0, a Content-Length, or CHUNKED
+   */
+  send(attempt: Attempt, headText: string, length: number): void
+  /** Nobody wants the answer (any more). The attempt hears nothing. */
+  cancel(): void
 }
 
 export interface ConnectionTimeouts {
   readonly connectMs: number
   readonly firstByteMs: number
   readonly idleMs: number
-  /** Instead of `idleMs` for event streams. */
+  /** Instead of `idleMs` for event streams, gRPC and WebSockets. */
   readonly streamIdleMs: number
+  /** Age at which a WebSocket is closed; 0: none. */
+  readonly tunnelLifetimeMs: number
 }
 
 /** What a connection tells its pool. */
@@ -53,15 +78,15 @@ export interface ConnectionOwner {
 }
 
 /** Answers may have large heads (cookies, CSP), but not endless ones. */
-const RESPONSE_LIMITS: HeadLimits = { headBytes: 64 * 1024, fields: 256, targetBytes: 0 }
-const MAX_INFORMATIONAL = 1000
+export const RESPONSE_LIMITS: HeadLimits = { headBytes: 64 * 1024, fields: 256, targetBytes: 0 }
+export const MAX_INFORMATIONAL = 1000
 
 const HEAD = 0
 const BODY_LENGTH = 1
 const BODY_CHUNKED = 2
 const BODY_UNTIL_CLOSE = 3
 
-export class UpstreamConnection implements BodySink, BodySource {
+export class UpstreamConnection implements Carrier, BodySource {
   readonly endpoint: Endpoint
   readonly socket: net.Socket
   readonly openedMs: number
@@ -91,28 +116,23 @@ export class UpstreamConnection implements BodySink, BodySource {
   /** Where body demand goes when the request is slow upstream: the client's body. */
   requestSource: BodySource | null = null
 
-  constructor(endpoint: Endpoint, owner: ConnectionOwner) {
+  /** @param opening bytes that come before anything else, TLS too: a PROXY header */
+  constructor(endpoint: Endpoint, owner: ConnectionOwner, opening?: Buffer) {
     this.endpoint = endpoint
     this.#owner = owner
     this.openedMs = owner.now()
     this.deadlineMs = owner.timeouts.connectMs > 0 ? this.openedMs + owner.timeouts.connectMs : Number.POSITIVE_INFINITY
-    const { host, port } = endpoint
     if (endpoint.secure) {
-      const secure = tls.connect({
-        host,
-        port,
-        ...owner.tls,
-        servername: serverName(endpoint),
-        ALPNProtocols: ['http/1.1'],
-      })
+      const secure = openSocket(endpoint, owner.tls, 'http/1.1', opening)
       secure.on('secureConnect', this.#onConnect)
-      secure.on('data', (chunk) => {
+      secure.on('data', (chunk: Buffer) => {
         if (!this.#onBytes(chunk, chunk.length)) secure.pause()
       })
       this.socket = secure
     } else {
-      this.socket = net.connect({ host, port, ...readInto(this.#onBytes) })
+      this.socket = net.connect({ host: endpoint.host, port: endpoint.port, ...readInto(this.#onBytes) })
       this.socket.on('connect', this.#onConnect)
+      if (opening !== undefined) this.socket.write(opening)
     }
     this.socket.setNoDelay(true)
     this.#outbox = new Outbox(this.socket)
@@ -404,6 +424,27 @@ function expectsBody(method: string): boolean {
 
 function isEventStream(head: MessageHead): boolean {
   return head.value(FIELD_ID['content-type'])!.toLowerCase().startsWith('text/event-stream')
+}
+
+/** Connects to an endpoint, with TLS where its URL says so. */
+export function openSocket(
+  endpoint: Endpoint,
+  options: tls.ConnectionOptions | undefined,
+  protocol: 'http/1.1' | 'h2',
+  opening?: Buffer,
+): net.Socket {
+  const { host, port } = endpoint
+  if (!endpoint.secure || opening !== undefined) {
+    const plain = net.connect({ host, port, noDelay: true })
+    if (opening !== undefined) plain.write(opening)
+    if (!endpoint.secure) return plain
+    return secured({ socket: plain })
+  }
+  return secured({ host, port })
+
+  function secured(to: tls.ConnectionOptions): tls.TLSSocket {
+    return tls.connect({ ...to, ...options, servername: serverName(endpoint), ALPNProtocols: [protocol] })
+  }
 }
 
 function serverName(endpoint: Endpoint): string | undefined {

@@ -12,11 +12,11 @@ import type { MessageHead } from '../http1/message-head.ts'
 import { SCALAR } from '../shared/metrics.ts'
 import type { PickContext } from './balancers/balancer.ts'
 import type { MirrorConfig } from './config.ts'
-import type { Attempt, FailureKind, UpstreamConnection } from './connection.ts'
+import type { Attempt, Carrier, FailureKind } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
 import { NOWHERE } from './nowhere.ts'
 import { isEndpointFailure, type TryFailure } from './outlier.ts'
-import type { Pool, PoolWaiter } from './pool.ts'
+import type { EndpointPool, PoolWaiter } from './pool.ts'
 import type { Upstream } from './upstream.ts'
 
 /** Copies that are under way in this thread. */
@@ -85,8 +85,8 @@ class Copy implements BodySink, PoolWaiter, Attempt {
   #body: Buffer[] = []
   #bytes = 0
   #timer: NodeJS.Timeout | undefined
-  #pool: Pool | null = null
-  #via: UpstreamConnection | null = null
+  #pool: EndpointPool | null = null
+  #via: Carrier | null = null
   #sentMs = 0
   #ended = false
 
@@ -137,7 +137,7 @@ class Copy implements BodySink, PoolWaiter, Attempt {
 
   flush(): void {}
 
-  connection(connection: UpstreamConnection): void {
+  connection(connection: Carrier): void {
     this.#via = connection
     this.#sentMs = performance.now()
     connection.send(this, this.#text, this.#bytes)

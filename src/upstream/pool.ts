@@ -5,8 +5,11 @@
 
 import type tls from 'node:tls'
 import type { Clock } from '../shared/clock.ts'
-import { type ConnectionOwner, type ConnectionTimeouts, UpstreamConnection } from './connection.ts'
+import { type Carrier, type ConnectionOwner, type ConnectionTimeouts, UpstreamConnection } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
+import { H2Pool } from './h2.ts'
+import { type ProxyAddresses, type ProxyVersion, proxyHeader } from './proxy-header.ts'
+import { WebSocketHandshake } from './websocket.ts'
 
 export interface PoolOptions {
   /** This thread's share. */
@@ -16,12 +19,39 @@ export interface PoolOptions {
   readonly connMaxIdleTimeMs: number
   readonly timeouts: ConnectionTimeouts
   readonly tls: tls.ConnectionOptions | undefined
+  readonly protocol: 'http1' | 'h2'
+  /** A header that says where the client is opens every connection; none is shared between exchanges then. */
+  readonly proxyProtocol: ProxyVersion | false
 }
 
 /** An exchange that wants a connection. */
 export interface PoolWaiter {
-  connection(connection: UpstreamConnection): void
+  connection(connection: Carrier): void
   waitedFromMs: number
+  /** For a PROXY header; absent: the gateway speaks for itself. */
+  proxyAddresses?(): ProxyAddresses
+}
+
+/** The connections to one endpoint, of whatever protocol. */
+export interface EndpointPool {
+  /** Gives a connection to the waiter, at once or as soon as one is free. `leave()` takes a waiter out again. */
+  acquire(waiter: PoolWaiter): void
+  /** A connection that has served nobody: for a retry after a reused one turned out dead. */
+  acquireFresh(waiter: PoolWaiter): void
+  /** What carries a WebSocket: a connection of its own, beside those of the pool. */
+  openTunnel(waiter: PoolWaiter): void
+  leave(waiter: PoolWaiter): void
+  /** After a reload: new limits hold for what comes; open connections stay. */
+  configure(options: PoolOptions): void
+  stats(): PoolStats
+  /** No new connections are kept; those in use end with their exchange. */
+  retire(): void
+  /** Everything ends now. */
+  close(): void
+}
+
+export function createPool(endpoint: Endpoint, options: PoolOptions, clock: Clock): EndpointPool {
+  return options.protocol === 'h2' ? new H2Pool(endpoint, options, clock) : new Pool(endpoint, options, clock)
 }
 
 /** Running figures of a pool, as database pools name them. */
@@ -35,15 +65,18 @@ export interface PoolStats {
   waitMs: number
 }
 
+const NO_ADDRESSES: ProxyAddresses = { source: '', sourcePort: 0, destination: '', destinationPort: 0 }
+
 /** How much earlier than the upstream's announced keep-alive time a connection is given up. */
 const KEEP_ALIVE_MARGIN_MS = 1000
 
-export class Pool implements ConnectionOwner {
+export class Pool implements EndpointPool, ConnectionOwner {
   readonly endpoint: Endpoint
   readonly #clock: Clock
   #options: PoolOptions
   readonly #idle: UpstreamConnection[] = []
   readonly #all = new Set<UpstreamConnection>()
+  readonly #tunnels = new Set<WebSocketHandshake>()
   readonly #waiters = new Set<PoolWaiter>()
   #waitCount = 0
   #waitMs = 0
@@ -64,7 +97,6 @@ export class Pool implements ConnectionOwner {
     return this.#options.tls
   }
 
-  /** After a reload: new limits hold for what comes; open connections stay. */
   configure(options: PoolOptions): void {
     this.#options = options
   }
@@ -73,7 +105,6 @@ export class Pool implements ConnectionOwner {
     return this.#clock.coarseMs
   }
 
-  /** Gives a connection to the waiter, at once or as soon as one is free. `leave()` takes a waiter out again. */
   acquire(waiter: PoolWaiter): void {
     for (;;) {
       const connection = this.#idle.pop()
@@ -86,7 +117,7 @@ export class Pool implements ConnectionOwner {
       return
     }
     if (this.#all.size < this.#options.maxOpenConns) {
-      waiter.connection(this.#open())
+      waiter.connection(this.#open(waiter))
       return
     }
     waiter.waitedFromMs = this.#clock.nowMs()
@@ -94,18 +125,33 @@ export class Pool implements ConnectionOwner {
     this.#waiters.add(waiter)
   }
 
-  /** A connection that has served nobody: for a retry after a reused one turned out dead. */
   acquireFresh(waiter: PoolWaiter): void {
-    if (this.#all.size < this.#options.maxOpenConns) waiter.connection(this.#open())
+    if (this.#all.size < this.#options.maxOpenConns) waiter.connection(this.#open(waiter))
     else this.acquire(waiter)
+  }
+
+  openTunnel(waiter: PoolWaiter): void {
+    const handshake = new WebSocketHandshake(this.endpoint, this, this.#opening(waiter))
+    this.#tunnels.add(handshake)
+    waiter.connection(handshake)
+  }
+
+  ended(handshake: WebSocketHandshake): void {
+    this.#tunnels.delete(handshake)
+    this.#rest()
+  }
+
+  #opening(waiter: PoolWaiter): Buffer | undefined {
+    const { proxyProtocol } = this.#options
+    return proxyProtocol === false ? undefined : proxyHeader(proxyProtocol, waiter.proxyAddresses?.() ?? NO_ADDRESSES)
   }
 
   leave(waiter: PoolWaiter): void {
     if (this.#waiters.delete(waiter)) this.#waitMs += this.#clock.nowMs() - waiter.waitedFromMs
   }
 
-  #open(): UpstreamConnection {
-    const connection = new UpstreamConnection(this.endpoint, this)
+  #open(waiter: PoolWaiter): UpstreamConnection {
+    const connection = new UpstreamConnection(this.endpoint, this, this.#opening(waiter))
     this.#all.add(connection)
     return connection
   }
@@ -123,7 +169,7 @@ export class Pool implements ConnectionOwner {
     const nowMs = this.#clock.coarseMs
     const { connMaxLifetimeMs, connMaxIdleTimeMs, maxIdleConns } = this.#options
     const expired = connMaxLifetimeMs > 0 && nowMs - connection.openedMs >= connMaxLifetimeMs
-    if (expired || this.#retired) {
+    if (expired || this.#retired || this.#options.proxyProtocol !== false) {
       connection.destroy()
       return
     }
@@ -146,8 +192,12 @@ export class Pool implements ConnectionOwner {
     if (this.#waiters.size > 0 && this.#all.size < this.#options.maxOpenConns) {
       const [waiter] = this.#waiters
       this.leave(waiter!)
-      waiter!.connection(this.#open())
-    } else if (this.#retired && this.#all.size === 0) this.#clock.delete(this)
+      waiter!.connection(this.#open(waiter!))
+    } else this.#rest()
+  }
+
+  #rest(): void {
+    if (this.#retired && this.#all.size === 0 && this.#tunnels.size === 0) this.#clock.delete(this)
   }
 
   tick(nowMs: number): void {
@@ -155,6 +205,7 @@ export class Pool implements ConnectionOwner {
       if (connection.deadlineMs <= nowMs) connection.expire()
       else if (connection.idleUntilMs <= nowMs) connection.destroy()
     }
+    for (const tunnel of this.#tunnels) tunnel.sweep(nowMs)
   }
 
   stats(): PoolStats {
@@ -170,16 +221,15 @@ export class Pool implements ConnectionOwner {
     }
   }
 
-  /** No new connections are kept; those in use end with their exchange. */
   retire(): void {
     this.#retired = true
     for (const connection of [...this.#idle]) connection.destroy()
-    if (this.#all.size === 0) this.#clock.delete(this)
+    this.#rest()
   }
 
-  /** Everything ends now. */
   close(): void {
     this.retire()
     for (const connection of [...this.#all]) connection.destroy()
+    for (const tunnel of [...this.#tunnels]) tunnel.cancel()
   }
 }

@@ -6,7 +6,8 @@
  * endpoint. There is one at a time; with `hedging` a second may run beside the first, and the first answer wins.
  */
 
-import type { BodySink, Exchange, ResponseSink } from '../exchange.ts'
+import type { BodySink, Exchange, ResponseSink, Tunnel } from '../exchange.ts'
+import { asksForWebSocket } from '../http/upgrade.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
 import { CHUNKED } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
@@ -15,12 +16,13 @@ import { SCALAR } from '../shared/metrics.ts'
 import type { PickContext } from './balancers/balancer.ts'
 import { parseSlots, reportSlots, returnSlot, takeSlot } from './balancers/slots.ts'
 import type { Breaker } from './breaker.ts'
-import type { Attempt, FailureKind, UpstreamConnection } from './connection.ts'
+import type { Attempt, Carrier, FailureKind } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
 import type { Mirror } from './mirror.ts'
 import { NOWHERE } from './nowhere.ts'
 import { isEndpointFailure, type TryFailure } from './outlier.ts'
-import type { Pool, PoolWaiter } from './pool.ts'
+import type { EndpointPool, PoolWaiter } from './pool.ts'
+import type { ProxyAddresses } from './proxy-header.ts'
 import { isIdempotent, parseRetryAfter, type RetryPolicy } from './retry.ts'
 import type { Upstream } from './upstream.ts'
 
@@ -31,6 +33,8 @@ export interface SendHandler {
   /** The final head. Returns where the body goes. @param length as in `ResponseSink.head` */
   answered(x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink
   informational(x: Exchange, head: MessageHead): void
+  /** The upstream took the WebSocket. Returns where its bytes go. */
+  upgraded(x: Exchange, head: MessageHead, tunnel: Tunnel, extraFields: string): ResponseSink
   /** No answer could be had. */
   failed(x: Exchange, reply: LocalReply): void
   readonly retry: RetryPolicy | undefined
@@ -49,6 +53,8 @@ class Sending implements PickContext, BodySink {
   readonly handler: SendHandler
   readonly method: string
   readonly retry: RetryPolicy
+  /** A WebSocket's handshake. */
+  readonly upgrade: boolean
   hashKey = ''
   #current: Try | null = null
   /** Runs beside the current one. */
@@ -76,6 +82,7 @@ class Sending implements PickContext, BodySink {
     this.handler = handler
     this.method = x.request.method
     this.retry = handler.retry ?? upstream.retry
+    this.upgrade = upstream.config.protocol === 'http1' && asksForWebSocket(x)
   }
 
   start(): void {
@@ -86,10 +93,11 @@ class Sending implements PickContext, BodySink {
     if (upstream.hashKey !== undefined) this.hashKey = upstream.hashKey(x)
     if (x.client.body !== null) this.#replay = []
     upstream.budget.onFirstTry(x.startedMs)
-    if (this.handler.mirror !== undefined) this.#copy = this.handler.mirror.begin(x)
+    if (this.handler.mirror !== undefined && !this.upgrade) this.#copy = this.handler.mirror.begin(x)
     this.#try(false)
     const { hedging } = upstream.config
-    if (hedging !== undefined && this.#current !== null && x.client.body === null) this.#watchForHedge(hedging.after)
+    if (hedging !== undefined && !this.upgrade && this.#current !== null && x.client.body === null)
+      this.#watchForHedge(hedging.after)
   }
 
   #try(fresh: boolean): void {
@@ -130,7 +138,7 @@ class Sending implements PickContext, BodySink {
   // The client's body on its way to the connection.
 
   /** A try has its connection: it gets what was taken of the body, and then the rest. */
-  feed(connection: UpstreamConnection): void {
+  feed(connection: Carrier): void {
     const { body } = this.x.client
     if (body === null) return
     connection.requestSource = body
@@ -160,7 +168,7 @@ class Sending implements PickContext, BodySink {
    * their way. A gateway behind this one may refuse any request before its service has seen it. Between two tries
    * everything is kept: the next one needs it.
    */
-  #keep(chunk: Uint8Array, connection: UpstreamConnection | null): void {
+  #keep(chunk: Uint8Array, connection: Carrier | null): void {
     this.#replayBytes += chunk.length
     if (connection !== null) {
       const once = connection.connected && !isIdempotent(this.method) && !this.upstream.config.slots
@@ -212,6 +220,18 @@ class Sending implements PickContext, BodySink {
     const cookie = sticky === null || from.beside ? '' : sticky.bind(x.request.get('cookie'), from.endpoint!)
     this.#replay = null
     return this.handler.answered(x, head, length, cookie)
+  }
+
+  /** A try has its WebSocket: bytes of the client go there from now on. */
+  upgraded(from: Try, head: MessageHead, tunnel: Tunnel): ResponseSink {
+    const { x, upstream } = this
+    this.#end(from)
+    x.upstreamHeadMs = performance.now()
+    x.endpoint = from.endpoint!.key
+    const cookie = upstream.sticky === null ? '' : upstream.sticky.bind(x.request.get('cookie'), from.endpoint!)
+    const sink = this.handler.upgraded(x, head, tunnel, cookie)
+    if (from.via !== null) from.via.requestSource = x.client.body
+    return sink
   }
 
   /** A try ended without a head. */
@@ -392,7 +412,7 @@ class Try implements Attempt, PoolWaiter {
   readonly method: string
   endpoint: Endpoint | null = null
   /** The connection that serves it; null: it waits for one, or has ended. */
-  via: UpstreamConnection | null = null
+  via: Carrier | null = null
   waitedFromMs = 0
   /** It runs beside another. */
   beside = false
@@ -403,7 +423,7 @@ class Try implements Attempt, PoolWaiter {
   #endpointBreaker: Breaker | null = null
   #endpointEpoch = 0
   #sentMs = 0
-  #pool: Pool | null = null
+  #pool: EndpointPool | null = null
   #waiting = false
   #settled = true
   #timer: NodeJS.Timeout | undefined
@@ -435,11 +455,12 @@ class Try implements Attempt, PoolWaiter {
     if (endpoint.connectFailures > 0) endpoint.holdBack(nowMs)
     this.#waiting = true
     const pool = (this.#pool = upstream.pool(endpoint))
-    if (fresh) pool.acquireFresh(this)
+    if (this.#sending.upgrade) pool.openTunnel(this)
+    else if (fresh) pool.acquireFresh(this)
     else pool.acquire(this)
   }
 
-  connection(connection: UpstreamConnection): void {
+  connection(connection: Carrier): void {
     const { x, upstream, handler } = this.#sending
     this.#waiting = false
     this.via = connection
@@ -450,6 +471,17 @@ class Try implements Attempt, PoolWaiter {
     connection.send(this, handler.requestText(x, this.endpoint!), length)
     if (!connection.reused) upstream.metrics.add(SCALAR.poolConnects)
     if (body !== null) this.#sending.feed(connection)
+  }
+
+  /** What a PROXY header says: the client as the gateway sees it, and the port that it came to. */
+  proxyAddresses(): ProxyAddresses {
+    const { client, clientAddress } = this.#sending.x
+    return {
+      source: clientAddress,
+      sourcePort: clientAddress === client.remoteAddress ? (client.remotePort ?? 0) : 0,
+      destination: client.localAddress ?? '',
+      destinationPort: client.listener.port,
+    }
   }
 
   /** A byte of it may have reached the endpoint. */
@@ -475,6 +507,12 @@ class Try implements Attempt, PoolWaiter {
     const retryAfterMs = status >= 400 ? parseRetryAfter(head.value(FIELD_ID['retry-after']), Date.now()) : -1
     this.#learn(null, status, shed, retryAfterMs, nowMs)
     return this.#sending.answered(this, head, length, shed, retryAfterMs)
+  }
+
+  upgraded(head: MessageHead, tunnel: Tunnel): ResponseSink {
+    clearTimeout(this.#timer)
+    this.#learn(null, head.status, false, -1, performance.now())
+    return this.#sending.upgraded(this, head, tunnel)
   }
 
   failed(kind: FailureKind, detail: string): void {

@@ -18,7 +18,7 @@ import { type Endpoint, endpointKey, parseEndpointUrl } from './endpoint.ts'
 import { HealthProber, httpCheck, tcpCheck } from './health.ts'
 import { ewmaAt, recordFailure, recordLatency } from './latency.ts'
 import { Outlier } from './outlier.ts'
-import { Pool, type PoolOptions, type PoolStats } from './pool.ts'
+import { createPool, type EndpointPool, type PoolOptions, type PoolStats } from './pool.ts'
 import { parseRetryConditions, RetryBudget, RetryPolicy } from './retry.ts'
 import { slowStart } from './slow-start.ts'
 import type { EndpointStatus } from './status.ts'
@@ -32,6 +32,7 @@ export interface UpstreamDeps {
   readonly threads: number
   readonly thread: number
   readonly streamIdleMs: number
+  readonly tunnelLifetimeMs: number
   /** Where relative names of TLS files start. */
   readonly baseDir: string
   readonly metrics: ThreadMetrics
@@ -70,7 +71,7 @@ export class Upstream {
   budget: RetryBudget
   readonly #deps: UpstreamDeps
   readonly #set = new EndpointSet()
-  readonly #pools = new Map<Endpoint, Pool>()
+  readonly #pools = new Map<Endpoint, EndpointPool>()
   readonly #orders = new Map<string, EndpointOrder>()
   readonly #errorSeries = new Map<string, number>()
   #poolOptions: PoolOptions
@@ -99,7 +100,8 @@ export class Upstream {
     const tlsOptions = this.#readTls(config)
     const retry = this.compileRetry(config.retry)
     this.config = config
-    if (!same([tlsOptions, config.tls], [this.#tls, before.tls]) || config.protocol !== before.protocol) {
+    const terms = ({ tls, protocol, proxyProtocol }: UpstreamConfig) => [tls, protocol, proxyProtocol]
+    if (!same([tlsOptions, terms(config)], [this.#tls, terms(before)])) {
       // What was opened under other terms ends with its exchange.
       for (const pool of this.#pools.values()) pool.retire()
       this.#pools.clear()
@@ -228,10 +230,10 @@ export class Upstream {
     return this.endpoints.some((endpoint) => endpoint.isAvailable(nowMs) && !exclude.includes(endpoint))
   }
 
-  pool(endpoint: Endpoint): Pool {
+  pool(endpoint: Endpoint): EndpointPool {
     let pool = this.#pools.get(endpoint)
     if (pool === undefined) {
-      pool = new Pool(endpoint, this.#poolOptions, this.#deps.clock)
+      pool = createPool(endpoint, this.#poolOptions, this.#deps.clock)
       this.#pools.set(endpoint, pool)
     }
     return pool
@@ -422,8 +424,11 @@ export class Upstream {
         firstByteMs: timeouts.firstByte,
         idleMs: timeouts.idle,
         streamIdleMs: this.#deps.streamIdleMs,
+        tunnelLifetimeMs: this.#deps.tunnelLifetimeMs,
       },
       tls: this.#tls,
+      protocol: config.protocol,
+      proxyProtocol: config.proxyProtocol,
     }
   }
 
