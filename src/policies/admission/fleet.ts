@@ -173,7 +173,7 @@ export class FleetLease {
     // Until the answer comes, that many may be let in.
     const held = Math.max(ccu, this.capAt(nowMs))
     // The need of late, with room for what comes before the next question.
-    this.#peak = Math.max(ccu + refused, this.#peak * 0.8)
+    this.#peak = Math.max(Math.min(ownMaxCCU, ccu + refused), this.#peak * 0.5)
     const want = Math.min(ownMaxCCU, Math.ceil(this.#peak * 1.2) + 1)
     return { args: [this.id, held, want, maxCCU, ownMaxCCU, leaseTtlMs, this.floor, ''], sentMs: nowMs }
   }
