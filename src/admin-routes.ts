@@ -9,6 +9,7 @@ import type { AdmissionFigures } from './observability/figures.ts'
 import { MetricsPage } from './observability/registry.ts'
 import { admissionGauges, admissionFigures as readFigures, watchPlaces } from './policies/admission/figures.ts'
 import type { Places } from './policies/admission/places.ts'
+import type { PurgeRequest } from './policies/cache/store.ts'
 import { MetricsReader } from './shared/metrics-reader.ts'
 import { type UpstreamStatus, upstreamGauges } from './upstream/status.ts'
 import type { EndpointOrder } from './upstream/upstream.ts'
@@ -69,6 +70,25 @@ export function createAdminSurface(gateway: Gateway): AdminSurface {
         response.json({ reloaded: false, problems }, 422)
       }
     },
+    'POST /purge': async (request, response) => {
+      response.json({ purged: await gateway.purge(parsePurge(await request.json())) })
+    },
+    'GET /explain': async ({ url }, response) => {
+      const target = url.searchParams.get('url')
+      if (target === null) throw new AdminError(400, 'Expected ?url=…, and &method=…&header=…&peer=… if need be')
+      try {
+        response.json(
+          await gateway.explain({
+            url: target,
+            method: url.searchParams.get('method') ?? 'GET',
+            headers: url.searchParams.getAll('header'),
+            peer: url.searchParams.get('peer') ?? '127.0.0.1',
+          }),
+        )
+      } catch (error) {
+        throw new AdminError(400, (error as Error).message)
+      }
+    },
     'GET /config': async (_request, response) => {
       const { redact } = await import('./config/redact.ts')
       response.json(redact(gateway.config))
@@ -98,6 +118,22 @@ function parseEndpointOrder(body: unknown): { upstream: string; url: string } & 
     ...(weight !== undefined && { weight: Number(weight) }),
     ...(drain === true && { drain: true }),
   }
+}
+
+const MAX_PURGE_ENTRIES = 1000
+
+/** The body of `POST /purge`: `{"urls":[…],"prefixes":[…],"tags":[…],"soft":false}`. */
+function parsePurge(body: unknown): PurgeRequest {
+  const { urls = [], prefixes = [], tags = [], soft = false, ...rest } = (body ?? {}) as Record<string, unknown>
+  const lists = [urls, prefixes, tags]
+  const sound =
+    lists.every((list) => Array.isArray(list) && list.every((item) => typeof item === 'string' && item !== '')) &&
+    typeof soft === 'boolean' &&
+    Object.keys(rest).length === 0
+  if (!sound) throw new AdminError(400, 'Expected lists of texts "urls", "prefixes", "tags", and "soft" true or false')
+  const count = lists.reduce<number>((sum, list) => sum + (list as string[]).length, 0)
+  if (count === 0 || count > MAX_PURGE_ENTRIES) throw new AdminError(400, `Expected 1 to ${MAX_PURGE_ENTRIES} entries`)
+  return { urls, prefixes, tags, soft } as PurgeRequest
 }
 
 /** Read from shared memory: no thread is asked. */

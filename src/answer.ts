@@ -32,6 +32,10 @@ export function answer(x: Exchange, status: number, fields: string, body: Uint8A
 /** Answers with a refusal; when an answer has begun already, all that is left is to break it off. */
 export function refuse(x: Exchange, reply: LocalReply): void {
   x.reply = reply
+  if (x.client.refused !== undefined) {
+    x.client.refused(reply)
+    return
+  }
   if (x.client.headSent) {
     x.client.destroy()
     return

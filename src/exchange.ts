@@ -108,6 +108,8 @@ export interface ClientStream extends ResponseSink {
   respond(status: number, fields: string, body: Uint8Array | string): void
   /** True once a final head was sent: no local reply can be written any more. */
   readonly headSent: boolean
+  /** Takes a refusal in place of an answer: a fetch of the cache's own, whose readers may be helped otherwise. */
+  refused?(reply: LocalReply): void
   /** Ends the client's side abruptly: the one honest sign of a broken answer. */
   destroy(): void
   /** The connection closes after this answer. */

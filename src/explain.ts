@@ -221,7 +221,7 @@ function sharedPath({ path, pathPrefix, pathTemplate }: RouteConfig['match'], ac
 export function matchText({ match }: RouteConfig): string {
   const { host, path, pathPrefix, pathTemplate, pathRegex, methods, headers, query } = match
   const parts = [
-    methods && methods.join('|'),
+    methods?.join('|'),
     host && `host ${host.join('|')}`,
     path && `path ${path}`,
     pathPrefix && `prefix ${pathPrefix}`,

@@ -12,6 +12,7 @@ import { Worker } from 'node:worker_threads'
 import { type AdminSurface, createAdminSurface } from './admin-routes.ts'
 import type { Address } from './config/host-port.ts'
 import type { Config } from './config/schema.ts'
+import type { ExplainRequest, Explanation } from './explain.ts'
 import { type AdminListener, type AdminOptions, createAdmin } from './listener/admin.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
@@ -21,6 +22,7 @@ import { Places } from './policies/admission/places.ts'
 import { scopeLimits } from './policies/admission/policy.ts'
 import { descriptorLimit } from './policies/admission/pressure.ts'
 import type { KeySetStatus } from './policies/auth/jwks.ts'
+import type { PurgeRequest } from './policies/cache/store.ts'
 import { openRedis } from './redis.ts'
 import type { Readiness, ThreadInfo } from './services.ts'
 import { LimiterTable, sharedNowMs } from './shared/limiter-table.ts'
@@ -352,6 +354,17 @@ export class Gateway {
     return changed.length === 0 ? config : { ...config, server: { ...config.server, ...kept } as Config['server'] }
   }
 
+  /** Takes answers out of the caches of all threads and, with Redis, of the fleet. Returns how many went here. */
+  async purge(request: PurgeRequest): Promise<number> {
+    const counts = await Promise.all(this.#paths.map((path, i) => path.purge(request, i === 0)))
+    return counts.reduce((sum, count) => sum + count, 0)
+  }
+
+  /** What would become of a request now. */
+  explain(request: ExplainRequest): Promise<Explanation> {
+    return this.#paths[0]!.explain(request)
+  }
+
   /** What each thread knows of remote key sets. */
   async keySets(): Promise<KeySetStatus[][]> {
     const answers = await Promise.allSettled(this.#paths.map((path) => path.keySets()))
@@ -550,6 +563,14 @@ class WorkerDataPath implements DataPath {
 
   keySets(): Promise<KeySetStatus[]> {
     return this.#call('keySets')
+  }
+
+  purge(request: PurgeRequest, everywhere: boolean): Promise<number> {
+    return this.#call('purge', request, everywhere)
+  }
+
+  explain(request: ExplainRequest): Promise<Explanation> {
+    return this.#call('explain', request)
   }
 
   profile(seconds: number): Promise<string> {

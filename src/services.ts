@@ -20,6 +20,7 @@ import type { KeySetStatus } from './policies/auth/jwks.ts'
 import { createKeySets, type KeySets } from './policies/auth/key-sets.ts'
 import { allForwardedNames } from './policies/auth/policy.ts'
 import { type Cache, createCache } from './policies/cache/cache.ts'
+import { createRedisLevel } from './policies/cache/redis-level.ts'
 import type { RateLimitDeps } from './policies/rate-limit/policy.ts'
 import { openRedis, type RedisDoor } from './redis.ts'
 import { Clock } from './shared/clock.ts'
@@ -69,6 +70,7 @@ export class Services {
   readonly #redis = new Map<string, RedisDoor>()
   /** Scopes of routes that are no more, while somebody is inside. */
   readonly #leaving = new Set<Scope>()
+  #cacheDoor: RedisDoor | undefined
   #filesCheckedMs = 0
   #accessWriter: LineWriter | undefined
   #accessKey = ''
@@ -181,8 +183,14 @@ export class Services {
   }
 
   #configureCache(config: Config): void {
-    if (config.cache === undefined || this.cache !== undefined) return
-    this.cache = createCache(config.cache)
+    if (config.cache === undefined) return
+    if (this.cache === undefined) this.cache = createCache(config.cache)
+    else this.cache.configure(config.cache)
+    const door = config.cache.redis === undefined ? undefined : this.#redis.get(config.cache.redis)
+    if (door === this.#cacheDoor) return
+    this.#cacheDoor = door
+    this.cache.second?.close()
+    this.cache.setSecondLevel(door === undefined ? undefined : createRedisLevel(door))
   }
 
   #writerOptions(file: string | undefined) {

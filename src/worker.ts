@@ -5,9 +5,11 @@
 
 import { isMainThread, parentPort, workerData } from 'node:worker_threads'
 import type { Config } from './config/schema.ts'
+import type { ExplainRequest, Explanation } from './explain.ts'
 import { FastListener, type ListenerOwner, type ListenerSettings } from './listener/fast.ts'
 import { PressureWatch } from './policies/admission/pressure-watch.ts'
 import type { KeySetStatus } from './policies/auth/jwks.ts'
+import type { PurgeRequest } from './policies/cache/store.ts'
 import { GLOBAL_SCOPE, type Readiness, Services, type ThreadInfo } from './services.ts'
 import type { SharedMemory } from './shared/memory.ts'
 import { MetricsReader } from './shared/metrics-reader.ts'
@@ -33,6 +35,9 @@ export interface DataPath {
   /** False when there is no such endpoint. */
   orderEndpoint(upstream: string, url: string, order: EndpointOrder): Promise<boolean>
   keySets(): Promise<KeySetStatus[]>
+  /** Takes answers out of this thread's cache; with `everywhere` also out of Redis, which tells the fleet. Returns how many. */
+  purge(request: PurgeRequest, everywhere: boolean): Promise<number>
+  explain(request: ExplainRequest): Promise<Explanation>
   /** A `.cpuprofile` of this thread, over so many seconds. */
   profile(seconds: number): Promise<string>
   reopenLogs(): Promise<void>
@@ -125,6 +130,18 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   async upstreams(): Promise<UpstreamStatus> {
     const nowMs = performance.now()
     return Object.fromEntries([...this.services.upstreams].map(([name, upstream]) => [name, upstream.status(nowMs)]))
+  }
+
+  async purge(request: PurgeRequest, everywhere: boolean): Promise<number> {
+    const { cache } = this.services
+    if (cache === undefined) return 0
+    const purged = cache.purge(request)
+    return everywhere ? Math.max(purged, (await cache.second?.purge(request)) ?? 0) : purged
+  }
+
+  async explain(request: ExplainRequest): Promise<Explanation> {
+    const { explain } = await import('./explain.ts')
+    return explain(this.snapshot, request)
   }
 
   async keySets(): Promise<KeySetStatus[]> {

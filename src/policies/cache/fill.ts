@@ -250,7 +250,7 @@ export class Fill implements ClientStream {
     if (nowMs < this.x.deadlineMs || this.#state === DONE) return
     if (this.#state === WAITING) {
       this.x.abort()
-      this.fail(new LocalReply('TIMEOUT'))
+      this.refused(new LocalReply('TIMEOUT'))
     } else this.cancel()
   }
 
@@ -574,14 +574,14 @@ export class Fill implements ClientStream {
   /** The upstream's answer was cut: nothing is stored, and nobody may take what they have for whole. */
   abort(): void {
     if (this.#state === WAITING) {
-      this.fail(new LocalReply('UP_RESET'))
+      this.refused(new LocalReply('UP_RESET'))
       return
     }
     this.cancel()
   }
 
   /** No answer could be had: refused by admission, or the upstream failed. */
-  fail(reply: LocalReply): void {
+  refused(reply: LocalReply): void {
     if (this.#state !== WAITING) {
       this.cancel()
       return

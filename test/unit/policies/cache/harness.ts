@@ -227,7 +227,7 @@ export class Bench {
   #refuse(x: Exchange, reply: LocalReply): void {
     const fill = fillOf(x)
     if (fill !== undefined) {
-      fill.fail(reply)
+      fill.refused(reply)
       return
     }
     x.client.respond(reply.status, reply.fields + x.responseFields, reply.code)
