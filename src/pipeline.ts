@@ -12,6 +12,7 @@ import { grpcTimeoutMs, isGrpc } from './http/grpc.ts'
 import { asksForWebSocket } from './http/upgrade.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { MessageHead } from './http1/message-head.ts'
+import { httpDate } from './http1/status-line.ts'
 import type { LocalReply } from './local-reply.ts'
 import { finalStatus } from './observability/access-log.ts'
 import { type Admission, compileAdmission, toStream } from './policies/admission/policy.ts'
@@ -240,7 +241,7 @@ function droppedFromAnswers(config: RouteConfig): ReadonlySet<string> | null {
 
 /** RFC 9110 §6.6.1: who has a clock adds the Date that an answer lacks. */
 function dateIfMissing(head: MessageHead): string {
-  return head.indexOf(FIELD_ID.date) >= 0 ? '' : `Date: ${new Date().toUTCString()}\r\n`
+  return head.indexOf(FIELD_ID.date) >= 0 ? '' : `Date: ${httpDate()}\r\n`
 }
 
 function isEventStream(head: MessageHead): boolean {
