@@ -276,7 +276,7 @@ export class UpstreamConnection implements Carrier, BodySource {
           return true
         }
         pos = this.#reader.consumedTo
-        if (!this.#onHead()) return true
+        if (!this.#onHead(pos === length)) return true
         if (this.#phase === HEAD) continue // an interim answer, or one without a body
         this.#watchIdle()
         continue
@@ -310,8 +310,8 @@ export class UpstreamConnection implements Carrier, BodySource {
     return true
   }
 
-  /** Returns false when the connection is of no more use. */
-  #onHead(): boolean {
+  /** Returns false when the connection is of no more use. @param last no bytes follow the head */
+  #onHead(last: boolean): boolean {
     const { head } = this.#reader
     const attempt = this.#attempt!
     if (head.status < 200) {
@@ -348,7 +348,7 @@ export class UpstreamConnection implements Carrier, BodySource {
     this.#sink = sink
     sink.source = this
     if (bodiless) {
-      this.#complete('', true)
+      this.#complete('', last) // what follows an answer without a body answers nobody
       return this.usable
     }
     this.#left = length

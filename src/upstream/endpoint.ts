@@ -76,6 +76,9 @@ export class Endpoint {
   slowStartFromMs = -Infinity
   /** Places a downstream gateway last reported as free, corrected by what was sent and ended since; -1: not known. */
   freeSlots = -1
+  /** Places it has in all, when it says so, and how many of them others than this side took then; -1: not known. */
+  slotsCap = -1
+  slotsOthers = 0
   slotsAtMs = -Infinity
   /** Running counter of smooth weighted round robin. */
   roundRobin = 0

@@ -14,7 +14,7 @@ import type { MessageHead } from '../http1/message-head.ts'
 import { LocalReply } from '../local-reply.ts'
 import { SCALAR } from '../shared/metrics.ts'
 import type { PickContext } from './balancers/balancer.ts'
-import { parseSlots, reportSlots, returnSlot, takeSlot } from './balancers/slots.ts'
+import { parseSlots, parseSlotsCap, reportSlots, returnSlot, takeSlot } from './balancers/slots.ts'
 import type { Breaker } from './breaker.ts'
 import type { Attempt, Carrier, FailureKind } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
@@ -33,6 +33,8 @@ export interface SendHandler {
   /** The final head. Returns where the body goes. @param length as in `ResponseSink.head` */
   answered(x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink
   informational(x: Exchange, head: MessageHead): void
+  /** The trailers that may go upstream. */
+  requestTrailers(trailers: string): string
   /** The upstream took the WebSocket. Returns where its bytes go. */
   upgraded(x: Exchange, head: MessageHead, tunnel: Tunnel, extraFields: string): ResponseSink
   /** No answer could be had. */
@@ -180,7 +182,8 @@ class Sending implements PickContext, BodySink {
     this.#replay!.push(Buffer.from(chunk))
   }
 
-  end(trailers: string): void {
+  end(received: string): void {
+    const trailers = received === '' ? '' : this.#handler.requestTrailers(received)
     this.#bodyTaken = true
     this.#bodyEnded = true
     this.#trailers = trailers
@@ -501,8 +504,12 @@ class Try implements Attempt, PoolWaiter {
     const nowMs = performance.now()
     const shed = status === 503 && head.indexOf(FIELD_ID['fluxor-shed']) >= 0
     if (this.#sending.upstream.config.slots) {
-      const free = parseSlots(head.value(FIELD_ID['fluxor-slots']) ?? '')
-      if (free >= 0) reportSlots(this.endpoint!, free, nowMs)
+      const field = head.value(FIELD_ID['fluxor-slots']) ?? ''
+      const free = parseSlots(field)
+      const { inFlight } = this.endpoint!
+      // What was refused held no place there, yet gives one back here when it is settled.
+      if (free >= 0 && !shed) reportSlots(this.endpoint!, free, nowMs, parseSlotsCap(field), inFlight)
+      else if (free >= 0) reportSlots(this.endpoint!, free - 1, nowMs, parseSlotsCap(field), inFlight - 1)
     }
     const retryAfterMs = status >= 400 ? parseRetryAfter(head.value(FIELD_ID['retry-after']), Date.now()) : -1
     this.#learn(null, status, shed, retryAfterMs, nowMs)

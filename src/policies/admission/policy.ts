@@ -102,7 +102,7 @@ export function compileAdmission(route: object, deps: AdmissionDeps): Admission 
 
   const refuse = (x: Exchange, scope: Scope, reason: AdmissionReason): LocalReply => {
     if (tierOf !== undefined) deps.tierRefused(x.tier)
-    const shed = config.slotsHeader ? `Fluxor-Shed: ${reason}\r\nFluxor-Slots: free=${freePlaces(scopes)}\r\n` : ''
+    const shed = config.slotsHeader ? `Fluxor-Shed: ${reason}\r\nFluxor-Slots: ${places(scopes)}\r\n` : ''
     return new LocalReply('BACKPRESSURE', {
       reason,
       fields:
@@ -264,7 +264,7 @@ export function compileAdmission(route: object, deps: AdmissionDeps): Admission 
             return undefined
           },
 
-    answerFields: config.slotsHeader ? () => `Fluxor-Slots: free=${freePlaces(scopes)}\r\n` : () => '',
+    answerFields: config.slotsHeader ? () => `Fluxor-Slots: ${places(scopes)}\r\n` : () => '',
   }
 }
 
@@ -272,11 +272,13 @@ function reasonOf(entry: Entry): AdmissionReason {
   return entry === REFUSED_TIER ? 'CCU_TIER' : entry === REFUSED_PRESSURE ? 'PRESSURE' : 'CCU_FULL'
 }
 
-/** Exchanges that could be served at once. */
-function freePlaces(scopes: readonly Scope[]): number {
+/** Exchanges that could be served at once, now and in all: `free=3;cap=100`. */
+function places(scopes: readonly Scope[]): string {
   let free = Number.POSITIVE_INFINITY
+  let cap = Number.POSITIVE_INFINITY
   for (const { places } of scopes) {
     free = Math.min(free, places.workers - places.inService - places.waiting, places.cap - places.ccu)
+    cap = Math.min(cap, places.workers, places.cap)
   }
-  return Math.max(0, free)
+  return `free=${Math.max(0, free)};cap=${cap}`
 }

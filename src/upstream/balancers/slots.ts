@@ -68,8 +68,9 @@ export class Slots implements Balancer {
 
 /** Places that are free as far as this side knows; may be negative when more was sent than was free. */
 export function freeSlots(endpoint: Endpoint, nowMs: number): number {
-  if (nowMs - endpoint.slotsAtMs > FRESH_MS) return UNKNOWN_FREE - endpoint.inFlight
-  return endpoint.freeSlots
+  const { inFlight, slotsCap } = endpoint
+  if (nowMs - endpoint.slotsAtMs > FRESH_MS) return (slotsCap < 0 ? UNKNOWN_FREE : slotsCap) - inFlight
+  return slotsCap < 0 ? endpoint.freeSlots : slotsCap - endpoint.slotsOthers - inFlight
 }
 
 export function takeSlot(endpoint: Endpoint): void {
@@ -80,13 +81,25 @@ export function returnSlot(endpoint: Endpoint): void {
   endpoint.freeSlots++
 }
 
-export function reportSlots(endpoint: Endpoint, free: number, nowMs: number): void {
+/**
+ * With a `cap`, what others took is the rest: what is on its way there counts as taken, which the endpoint, when it
+ * reported, could not know of. @param cap -1: not told @param inside of those in flight here, how many have a place there
+ */
+export function reportSlots(endpoint: Endpoint, free: number, nowMs: number, cap = -1, inside = 0): void {
   endpoint.freeSlots = free
   endpoint.slotsAtMs = nowMs
+  endpoint.slotsCap = cap
+  endpoint.slotsOthers = cap < 0 ? 0 : Math.max(0, cap - free - inside)
 }
 
 /** `free` of a `fluxor-slots: free=37;cap=100` field; -1 when it is not well-formed. */
 export function parseSlots(field: string): number {
   const match = /(?:^|[;,\s])free=(\d{1,9})(?:[;,\s]|$)/.exec(field)
+  return match === null ? -1 : Number(match[1])
+}
+
+/** `cap` of the same field; -1 when it is not there. */
+export function parseSlotsCap(field: string): number {
+  const match = /(?:^|[;,\s])cap=(\d{1,9})(?:[;,\s]|$)/.exec(field)
   return match === null ? -1 : Number(match[1])
 }
