@@ -378,12 +378,7 @@ class Http2Stream implements ClientStream {
   }
 
   #sendTrailers(): void {
-    const headers: string[] = []
-    addFields(headers, this.#trailers)
-    this.#attempt(() => {
-      if (headers.length > 0) this.#stream.sendTrailers(headers as unknown as http2.OutgoingHttpHeaders)
-      else this.#stream.sendTrailers({})
-    })
+    this.#attempt(() => this.#stream.sendTrailers(headerObject(this.#trailers)))
   }
 
   /** What Node's own checks refuse breaks this stream, never the process. */

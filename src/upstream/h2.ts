@@ -343,9 +343,7 @@ class H2Request implements Carrier, BodySource {
     })
     stream.on('data', (chunk: Buffer) => this.#onData(chunk))
     stream.on('end', () => this.#onEnd())
-    stream.on('wantTrailers', () =>
-      stream.sendTrailers(headersOf(this.#requestTrailers) as unknown as OutgoingHttpHeaders),
-    )
+    stream.on('wantTrailers', () => stream.sendTrailers(headersOf(this.#requestTrailers)))
     stream.on('drain', () => this.requestSource?.resume())
     stream.on('error', () => {}) // `close` follows
     stream.on('close', () => this.#onClose())
@@ -545,11 +543,13 @@ function requestHeaders(headText: string, scheme: string): string[] {
   return headers
 }
 
-function headersOf(lines: string): string[] {
-  const headers: string[] = []
+function headersOf(lines: string): OutgoingHttpHeaders {
+  const headers: Record<string, string[]> = Object.create(null)
   for (const line of lines.split('\r\n')) {
     const colon = line.indexOf(':')
-    if (colon > 0) headers.push(line.slice(0, colon).toLowerCase(), line.slice(colon + 1).trim())
+    if (colon <= 0) continue
+    const name = line.slice(0, colon).toLowerCase()
+    ;(headers[name] ??= []).push(line.slice(colon + 1).trim())
   }
   return headers
 }
