@@ -7,6 +7,7 @@ import { ANSWERED, answer, fail, type Gate, type GateResult, ownFields, type Rou
 import { compileBuiltin } from './builtin/builtin.ts'
 import type { RouteConfig } from './config/schema.ts'
 import type { Exchange, FinishHook, ResponseSink } from './exchange.ts'
+import { withoutFields } from './http/field-lines.ts'
 import { type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
 import { grpcTimeoutMs, isGrpc } from './http/grpc.ts'
 import { asksForWebSocket } from './http/upgrade.ts'
@@ -195,6 +196,10 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
   const mirror =
     copies === undefined ? undefined : new Mirror(copies, config.mirror!, requestTextFor(copies), services.info.threads)
 
+  const { reservedNames } = context.forward
+  const requestTrailers = (trailers: string) =>
+    reservedNames === null ? trailers : withoutFields(trailers, (name) => reservedNames.has(name))
+
   const handlers = new Map<Upstream, SendHandler>()
   for (const { target: upstream } of parts) {
     const retryConfig = config.retry ?? upstream.config.retry
@@ -206,6 +211,7 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
       answered,
       informational: (x: Exchange, head: MessageHead) =>
         x.client.informational(head.status, responseFields(head, null)),
+      requestTrailers,
       upgraded,
       failed: refuse,
     })

@@ -183,7 +183,7 @@ class Sending implements PickContext, BodySink {
   }
 
   end(received: string): void {
-    const trailers = received === '' ? '' : this.#handler.requestTrailers(received)
+    const trailers = received === '' ? '' : this.handler.requestTrailers(received)
     this.#bodyTaken = true
     this.#bodyEnded = true
     this.#trailers = trailers
