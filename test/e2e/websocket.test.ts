@@ -99,12 +99,12 @@ describe('a WebSocket', () => {
   })
 
   it('moves from the exchanges to the streams once it is open, and gives its place back', async () => {
-    await eventually(async () => (await gateway.metric('fluxor_current_streams')) === 0)
+    await eventually(async () => (await gateway.metric('current_streams')) === 0)
     const clients = [await open(), await open()]
-    await eventually(async () => (await gateway.metric('fluxor_current_streams')) === 2)
+    await eventually(async () => (await gateway.metric('current_streams')) === 2)
     expect(await gateway.metric('current_ccu')).toBe(0)
     for (const client of clients) client.close()
-    await eventually(async () => (await gateway.metric('fluxor_current_streams')) === 0)
+    await eventually(async () => (await gateway.metric('current_streams')) === 0)
     expect(await gateway.metric('fluxor_ccu_ledger_skew')).toBe(0)
   })
 })
