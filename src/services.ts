@@ -137,7 +137,8 @@ export class Services {
       this.keySets.ready(),
       new Promise((resolve) => setTimeout(resolve, START_WAIT_MS).unref()),
     ])
-    await Promise.all([...doors, keys])
+    const addresses = [...this.upstreams.values()].map((upstream) => upstream.ready(START_WAIT_MS))
+    await Promise.all([...doors, keys, ...addresses])
   }
 
   /** Header names that only the gateway may set; null: none. */

@@ -58,8 +58,13 @@ export class LocalDataPath implements DataPath, ListenerOwner {
 
   constructor(config: Config, memory: SharedMemory, info: ThreadInfo) {
     this.services = new Services(info, memory, config)
-    this.services.configure(config, memory)
-    this.snapshot = new Snapshot(config, this.services)
+    try {
+      this.services.configure(config, memory)
+      this.snapshot = new Snapshot(config, this.services)
+    } catch (error) {
+      void this.services.close() // its ticks would keep a process alive that has nothing to do
+      throw error
+    }
     this.services.onKeysChanged = () => {
       this.snapshot = new Snapshot(this.snapshot.config, this.services)
     }

@@ -79,6 +79,7 @@ export class Upstream {
   #outlier: Outlier | null = null
   #health: HealthProber | null = null
   #discovery: DnsDiscovery | null = null
+  #discovered: Promise<void> | undefined
 
   /** @throws TlsFileError */
   constructor(name: string, config: UpstreamConfig, deps: UpstreamDeps) {
@@ -228,6 +229,17 @@ export class Upstream {
   /** Whether a try has somewhere to go but `exclude`, without taking a chance. */
   hasOther(nowMs: number, exclude: readonly Endpoint[]): boolean {
     return this.endpoints.some((endpoint) => endpoint.isAvailable(nowMs) && !exclude.includes(endpoint))
+  }
+
+  /** Resolves when DNS has answered for the first time, good or bad, or after so long. Never rejects. */
+  async ready(timeoutMs: number): Promise<void> {
+    if (this.#discovered === undefined) return
+    let timer: NodeJS.Timeout | undefined
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, timeoutMs)
+    })
+    await Promise.race([this.#discovered, late])
+    clearTimeout(timer)
   }
 
   pool(endpoint: Endpoint): EndpointPool {
@@ -408,7 +420,7 @@ export class Upstream {
       onError: (error, kept) =>
         logger.warn('name not resolved', { upstream: this.name, name: dns.name, error: error.message, kept }),
     })
-    void this.#discovery.start()
+    this.#discovered = this.#discovery.start()
     this.#equip() // with the addresses that are known from before
   }
 
