@@ -58,7 +58,7 @@ const SAFE = 0.9
 
 /**
  * KEYS[1] a hash. ARGV: id, held, want, cap, own cap, ttl, floor, now ('' but in tests; milliseconds). `held` < 0: leaves.
- * Answers: the share to admit by, and how many gateways there are.
+ * Answers: the share to admit by, how many gateways there are, and 1 while the hash is so new that there may be more.
  */
 export const FLEET_SCRIPT = `
 local key, id = KEYS[1], ARGV[1]
@@ -118,7 +118,7 @@ end
 if share > cap - others then share = math.max(0, cap - others) end
 redis.call('HSET', key, id, string.format('%.0f %.0f %.0f %.0f', math.max(share, held), want, own, now + ttl))
 redis.call('PEXPIRE', key, math.max(60000, ttl * 10))
-return {share, n}
+return {share, n, now < born + ttl and 1 or 0}
 `
 
 export class FleetLease {
@@ -175,17 +175,19 @@ export class FleetLease {
     // The need of late, with room for what comes before the next question.
     this.#peak = Math.max(Math.min(ownMaxCCU, ccu + refused), this.#peak * 0.5)
     const want = Math.min(ownMaxCCU, Math.ceil(this.#peak * 1.2) + 1)
-    return { args: [this.id, held, want, maxCCU, ownMaxCCU, leaseTtlMs, this.floor, ''], sentMs: nowMs }
+    // Only who has never been answered may begin with a floor while a new hash fills: the others bring what they hold.
+    const newcomer = this.#share === undefined ? this.floor : 0
+    return { args: [this.id, held, want, maxCCU, ownMaxCCU, leaseTtlMs, newcomer, ''], sentMs: nowMs }
   }
 
   /** @param reply of the script */
-  answered(question: FleetQuestion, [share, instances]: readonly number[]): void {
+  answered(question: FleetQuestion, [share, instances, filling]: readonly number[]): void {
     const untilMs = question.sentMs + this.settings.leaseTtlMs * SAFE
     this.#waiting = false
     if (untilMs < this.#untilMs) return // an older answer than the one that counts
     this.#share = share!
     this.#untilMs = untilMs
-    this.#instances = instances!
+    this.#instances = filling === 1 ? Math.max(this.#instances, instances!) : instances!
   }
 
   /** What to tell Redis at the end. */
