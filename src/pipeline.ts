@@ -258,6 +258,11 @@ function isEventStream(head: MessageHead): boolean {
 /** A long stream ends when it ends, and leaves its place to others. */
 function becomesStream(x: Exchange): void {
   x.deadlineMs = Number.POSITIVE_INFINITY
+  leavePlace(x)
+}
+
+/** Moves the exchange to the pool of long streams, where that has room. */
+export function leavePlace(x: Exchange): void {
   toStream(x)
 }
 

@@ -14,7 +14,7 @@ import type { RequestFrame } from './http1/framing.ts'
 import type { HeadError, HeadLimits } from './http1/message-head.ts'
 import type { ClientTimeouts } from './listener/connection.ts'
 import { LocalReply, type LocalReplyCode } from './local-reply.ts'
-import { compileFinished, compileRoute } from './pipeline.ts'
+import { compileFinished, compileRoute, leavePlace } from './pipeline.ts'
 import { type RouteMatch, Router } from './routing/router.ts'
 import type { Services } from './services.ts'
 
@@ -57,7 +57,14 @@ export class Snapshot {
     this.config = config
     this.limits = { headBytes: limits.headerBytes, fields: limits.headers, targetBytes: limits.uriBytes }
     const { header, body, idle, request, tunnelIdle } = config.server.timeouts
-    this.timeouts = { headerMs: header, bodyMs: body, idleMs: idle, requestMs: request, tunnelIdleMs: tunnelIdle }
+    this.timeouts = {
+      headerMs: header,
+      bodyMs: body,
+      idleMs: idle,
+      requestMs: request,
+      tunnelIdleMs: tunnelIdle,
+      promoteMs: config.admission.promoteAfter,
+    }
     this.services = services
     this.#trusted = compileTrustedProxies(trustedProxies)
     this.#trustsNobody = trustedProxies.length === 0
@@ -167,6 +174,11 @@ export class Snapshot {
     if (x.route === undefined) x.onFinish(this.#finishedWithoutRoute)
     const code = typeof refusal === 'string' ? REFUSAL_CODES[refusal] : ERROR_CODES[refusal.kind]
     refuse(x, new LocalReply(code, { detail, close: true }))
+  }
+
+  /** The exchange has turned out to be a long stream: its place is free for others. */
+  promote(x: Exchange): void {
+    leavePlace(x)
   }
 
   /** The exchange has taken longer than its route allows. */

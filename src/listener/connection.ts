@@ -17,6 +17,8 @@ export interface ClientTimeouts {
   readonly requestMs: number
   /** A tunnel or stream without traffic in either direction. */
   readonly tunnelIdleMs: number
+  /** Age at which an HTTP/2 stream counts as a long one. */
+  readonly promoteMs: number
 }
 
 /** What a listener told to stop asks of each of its connections, and what its tick does. */
@@ -44,6 +46,8 @@ export interface ConnectionHost {
   refuse(x: Exchange, error: HeadError | BodyError | 'headerTimeout', detail: string): void
   /** The exchange's `deadlineMs` has passed. */
   expire(x: Exchange): void
+  /** The exchange has become a long stream. */
+  promote(x: Exchange): void
   opened(connection: ClientConnection): void
   closed(connection: ClientConnection): void
 }

@@ -264,6 +264,10 @@ export class FastListener implements Http1Host {
     this.#owner.snapshot.expire(x)
   }
 
+  promote(x: Exchange): void {
+    this.#owner.snapshot.promote(x)
+  }
+
   opened(connection: ClientConnection): void {
     this.#connections.add(connection)
     this.#owner.services.metrics.add(SCALAR.connectionsOpen)

@@ -170,12 +170,15 @@ class Http2Stream implements ClientStream {
   #bytesSent = 0
   #deadlineMs = Number.POSITIVE_INFINITY
   #openedMs: number
+  /** When it counts as a long stream. */
+  #promoteMs: number
   #ended = false
 
   constructor(connection: Http2Connection, stream: http2.ServerHttp2Stream) {
     this.#connection = connection
     this.#stream = stream
     this.#openedMs = connection.host.clock.nowMs()
+    this.#promoteMs = after(this.#openedMs, connection.host.timeouts.promoteMs)
     stream.on('error', () => {}) // `close` follows
     stream.on('close', () => this.gone())
     stream.on('drain', () => {
@@ -418,6 +421,10 @@ class Http2Stream implements ClientStream {
       x.deadlineMs = Number.POSITIVE_INFINITY
       this.#connection.host.expire(x)
       return
+    }
+    if (x !== null && this.#promoteMs <= nowMs) {
+      this.#promoteMs = Number.POSITIVE_INFINITY
+      this.#connection.host.promote(x)
     }
     if (this.#deadlineMs > nowMs) return
     this.#deadlineMs = Number.POSITIVE_INFINITY
