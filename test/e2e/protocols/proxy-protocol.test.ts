@@ -81,7 +81,7 @@ describe('in, from a trusted peer', () => {
   it('header and request in one piece, in many, and before a TLS handshake', async () => {
     const bytes = Buffer.concat([V2, Buffer.from(GET)])
     expect(headersOf(await send(gateway.port, bytes, { responses: 1 }))['x-real-ip']).toBe('203.0.113.9')
-    const pieces = [...bytes].flatMap((byte, i) => (i % 7 === 0 ? [Buffer.from([byte]), 1] : [Buffer.from([byte])]))
+    const pieces = [0, 5, 12, 14, 17, 27].flatMap((at, i, all) => [bytes.subarray(at, all[i + 1]), 2])
     expect(headersOf(await send(gateway.port, pieces, { responses: 1 }))['x-real-ip']).toBe('203.0.113.9')
 
     const { connect } = await import('node:net')
