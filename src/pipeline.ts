@@ -18,8 +18,10 @@ import type { LocalReply } from './local-reply.ts'
 import { finalStatus } from './observability/access-log.ts'
 import { type Admission, compileAdmission, toStream } from './policies/admission/policy.ts'
 import { compileIdentity } from './policies/auth/policy.ts'
+import type { CacheRouteConfig } from './policies/cache/config.ts'
 import { fillOf } from './policies/cache/fill.ts'
-import { type CacheVerdict, compileCache } from './policies/cache/policy.ts'
+import { type CacheVerdict, compileCache, compileInvalidation, type RouteCache } from './policies/cache/policy.ts'
+import { compilePurgeMethod } from './policies/cache/purge-method.ts'
 import { type Compression, compileCompression } from './policies/compression/policy.ts'
 import { compileCors } from './policies/cors/policy.ts'
 import { compileHeaders, compileSecurityHeaders } from './policies/headers/policy.ts'
@@ -38,6 +40,8 @@ import type { Upstream } from './upstream/upstream.ts'
 export interface RouteContext {
   readonly services: Services
   readonly forward: ForwardOptions
+  /** How the route that takes a GET of the same URL caches. */
+  readonly cachedBy: (x: Exchange) => CacheRouteConfig | undefined
 }
 
 export function compileRoute(config: RouteConfig, context: RouteContext): RouteHandler {
@@ -56,7 +60,7 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
         admission: admission!,
         compression,
         responseDrop,
-        passed: (x, head, fields) => cache?.passed(x, head.status, fields),
+        passed: (x, head, fields) => passed?.(x, head.status, fields),
       })
     : compileBuiltin(config, services)
   const afterCache = gatesOf(admission?.gate) // a hit takes no place
@@ -65,14 +69,19 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
       ? undefined
       : compileCache(config.cache, services.cache, {
           identified: identity !== undefined,
+          apart: config.match.headers === undefined && config.match.query === undefined ? undefined : config.name,
           encoder: compression,
           host: { forward: (x) => run(x, afterCache, 0), refuse, ownFields, responseDrop },
         })
+
+  const passed =
+    cache?.passed ?? (services.cache === undefined ? undefined : compileInvalidation(services.cache, context.cachedBy))
 
   const gates = gatesOf(
     services.tracer?.begin, // whatever becomes of it, its trace begins here
     compilePreparation(config, context.forward.reservedNames), // what every answer carries; preflights, which bring no credentials, are answered here
     compileIp(config), // who may not come in at all costs least
+    cache && compilePurge(config, services, cache), // an operator's order, by address: no limit, no token
     limits?.beforeIdentity, // a flood pays for no token check
     cache === undefined ? admission?.fullLook : undefined, // certain to be refused: before tokens are checked for nothing
     identity?.gate, // who: limits, cache keys and tiers ask
@@ -118,6 +127,17 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
 
 function gatesOf(...gates: (Gate | undefined)[]): readonly Gate[] {
   return gates.filter((gate) => gate !== undefined)
+}
+
+/** PURGE of a cached route. */
+function compilePurge(config: RouteConfig, services: Services, { urlOf }: RouteCache): Gate | undefined {
+  const gate = compilePurgeMethod(services.config.cache?.purgeFrom, config.match.methods, {
+    urlOf,
+    purge: (url) => services.purge({ urls: [url] }, 'all'),
+    answer: (x, purged) => answer(x, 200, 'Content-Type: application/json\r\n', `{"purged":${purged}}`),
+    fail: (x, error) => fail(x, error, services),
+  })
+  return gate && ((x) => cacheVerdict(gate(x) ?? 'pass'))
 }
 
 function cacheVerdict(verdict: CacheVerdict | LocalReply): GateResult {

@@ -21,6 +21,8 @@ import { createKeySets, type KeySets } from './policies/auth/key-sets.ts'
 import { allForwardedNames } from './policies/auth/policy.ts'
 import { type Cache, createCache } from './policies/cache/cache.ts'
 import { createRedisLevel } from './policies/cache/redis-level.ts'
+import { Siblings } from './policies/cache/siblings.ts'
+import type { PurgeRequest } from './policies/cache/store.ts'
 import type { RateLimitDeps } from './policies/rate-limit/policy.ts'
 import { openRedis, type RedisDoor } from './redis.ts'
 import { Clock } from './shared/clock.ts'
@@ -112,6 +114,10 @@ export class Services {
   /** After a snapshot was compiled: what only earlier ones used is let go. */
   settle(config: Config): void {
     this.keySets.retain(config.identity)
+    if (config.cache === undefined && this.cache !== undefined) {
+      this.cache.retire()
+      this.cache = this.#cacheDoor = undefined
+    }
     for (const [name, upstream] of this.upstreams) {
       if (config.upstreams[name] !== undefined) continue
       this.upstreams.delete(name)
@@ -185,13 +191,26 @@ export class Services {
 
   #configureCache(config: Config): void {
     if (config.cache === undefined) return
-    if (this.cache === undefined) this.cache = createCache(config.cache)
-    else this.cache.configure(config.cache)
+    if (this.cache === undefined) {
+      const { thread, threads } = this.info
+      this.cache = createCache(config.cache)
+      if (threads > 1) this.cache.siblings = new Siblings(this.cache, thread, threads)
+    } else this.cache.configure(config.cache)
     const door = config.cache.redis === undefined ? undefined : this.#redis.get(config.cache.redis)
     if (door === this.#cacheDoor) return
     this.#cacheDoor = door
     this.cache.second?.close()
     this.cache.setSecondLevel(door === undefined ? undefined : createRedisLevel(door))
+  }
+
+  /** Takes answers out of this thread's cache, and of Redis, which tells the fleet; or also of the other threads' caches. */
+  async purge(request: PurgeRequest, reach: 'thread' | 'fleet' | 'all'): Promise<number> {
+    const { cache } = this
+    if (cache === undefined) return 0
+    if (reach === 'thread') return cache.purge(request)
+    const { purged, told } = await (reach === 'all' ? cache.purgeAll(request) : cache.purgeFleet(request))
+    if (!told) this.logger.warn('a purge did not reach Redis, nor the other gateways: purge again', { ...request })
+    return purged
   }
 
   #writerOptions(file: string | undefined) {

@@ -81,7 +81,11 @@ export class Snapshot {
           name: route.name,
           match: route.match,
           config: route,
-          handle: compileRoute(route, { services, forward: this.forward }),
+          handle: compileRoute(route, {
+            services,
+            forward: this.forward,
+            cachedBy: (x) => this.#cachedBy(x)?.config.cache,
+          }),
         }
       }),
     )
@@ -146,7 +150,21 @@ export class Snapshot {
       const match = this.router.find({ ...input, method: announced })
       if (match.route?.config.cors !== undefined) return match
     }
-    return this.router.find(input)
+    const match = this.router.find(input)
+    if (method === 'PURGE' && match.route?.config.match.methods?.includes('PURGE') !== true) {
+      // An order to the cache belongs to the route whose answers it means, whatever methods that takes.
+      const route = this.#cachedBy(x)
+      if (route !== undefined) return { route, allow: null }
+    }
+    return match
+  }
+
+  /** The route that a GET of the same URL would take, when that has a cache. */
+  #cachedBy(x: Exchange): Route | undefined {
+    const { path, query, request } = x
+    const input = { path, query, method: 'GET', authority: x.authority.toLowerCase(), head: request }
+    const { route } = this.router.find(input)
+    return route?.config.cache === undefined ? undefined : route
   }
 
   /** A peer that may say where the client is, by a PROXY header too. */

@@ -138,10 +138,7 @@ export class LocalDataPath implements DataPath, ListenerOwner {
   }
 
   async purge(request: PurgeRequest, everywhere: boolean): Promise<number> {
-    const { cache } = this.services
-    if (cache === undefined) return 0
-    const purged = cache.purge(request)
-    return everywhere ? Math.max(purged, (await cache.second?.purge(request)) ?? 0) : purged
+    return this.services.purge(request, everywhere ? 'fleet' : 'thread')
   }
 
   async explain(request: ExplainRequest): Promise<Explanation> {

@@ -7,6 +7,7 @@ import type { CacheConfig } from './config.ts'
 import { Entry, type StoredAnswer } from './entry.ts'
 import type { Fill } from './fill.ts'
 import type { SecondLevel } from './second-level.ts'
+import type { Siblings } from './siblings.ts'
 import { MemoryStore, type PurgeRequest } from './store.ts'
 
 /** How long, and for how many keys, "its answers cannot be shared" is remembered. */
@@ -38,6 +39,8 @@ export class Cache {
   readonly stats: CacheStats = { hits: 0, misses: 0, stale: 0, revalidated: 0, bypass: 0, collapsed: 0, stores: 0 }
   readonly clock: () => number
   second: SecondLevel | undefined
+  /** The caches of the process's other threads; undefined: there are none. */
+  siblings: Siblings | undefined
   maxObjectBytes: number
   /** Bodies that are being collected; bounded like the store, because a flood of misses must not hold more than it. */
   collectingBytes = 0
@@ -70,11 +73,42 @@ export class Cache {
     return this.store.purge(request, nowMs)
   }
 
-  /** An unsafe method succeeded here (RFC 9111 §4.4). */
+  /** This thread's memory and the second level, which tells the fleet; `told` is false when it could not be reached. */
+  async purgeFleet(request: PurgeRequest): Promise<{ purged: number; told: boolean }> {
+    const here = this.purge(request)
+    if (this.second === undefined) return { purged: here, told: true }
+    const there = await this.second.purge(request)
+    // Once more: what was read there while it was being removed.
+    this.purge(request)
+    return { purged: Math.max(here, there ?? 0), told: there !== undefined }
+  }
+
+  /** All threads, and the fleet. */
+  async purgeAll(request: PurgeRequest): Promise<{ purged: number; told: boolean }> {
+    const [fleet, others] = await Promise.all([this.purgeFleet(request), this.siblings?.purge(request) ?? 0])
+    return { purged: fleet.purged + others, told: fleet.told }
+  }
+
+  /** An unsafe method succeeded here (RFC 9111 §4.4). The other threads and the second level follow in the background. */
   invalidate(url: string): void {
+    this.invalidateHere(url)
+    this.siblings?.invalidate(url)
+    this.second?.invalidate(url)
+  }
+
+  invalidateHere(url: string): void {
     for (const fills of this.fills.values()) for (const fill of fills) if (fill.url === url) fill.forget()
     this.store.invalidateUrl(url, this.clock())
-    this.second?.invalidate(url)
+  }
+
+  /** No route uses it any more: lets memory go. Whoever still waits for an answer gets it. */
+  retire(): void {
+    for (const fills of this.fills.values()) for (const fill of fills) fill.forget()
+    this.store.clear()
+    this.second?.close()
+    this.second = undefined
+    this.siblings?.close()
+    this.siblings = undefined
   }
 
   /** Stores an answer that was just received or validated, here and in the second level. */
@@ -130,8 +164,7 @@ export class Cache {
 
   close(): void {
     for (const fills of [...this.fills.values()]) for (const fill of [...fills]) fill.cancel()
-    this.store.clear()
-    this.second?.close()
+    this.retire()
   }
 }
 

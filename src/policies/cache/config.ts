@@ -5,6 +5,7 @@
 
 import { z } from 'zod'
 import { bytes, duration, fieldName, oneOrMore, percent } from '../../config/types.ts'
+import { parseCidr } from '../../http/client-address.ts'
 
 export const cacheConfig = z.strictObject({
   memory: z
@@ -23,6 +24,16 @@ export const cacheConfig = z.strictObject({
     .min(1)
     .optional()
     .describe('Name of the Redis connection of the second level, shared by the fleet; a purge then reaches all of it.'),
+  purgeFrom: oneOrMore(
+    z.string().refine((text) => parseCidr(text) !== undefined, {
+      error: 'expected an address or a CIDR such as 10.0.0.0/8 or 2001:db8::/32',
+    }),
+  )
+    .optional()
+    .describe(
+      'Client addresses that may send PURGE to a cached route: the URL leaves the cache of all threads and, with Redis, of ' +
+        'the fleet, whoever its answers are for. Others are refused with 403. Absent: 405 for all.',
+    ),
 })
 export type CacheConfig = z.output<typeof cacheConfig>
 

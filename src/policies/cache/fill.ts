@@ -178,7 +178,9 @@ export class Fill implements ClientStream {
     second.get(this.key, variantOfLeader).then((found) => {
       if (this.#state !== WAITING) return
       const nowMs = this.#cache.clock()
-      const entry = found === undefined ? undefined : this.#cache.adopt(this.key, this.url, found)
+      // Purged while it was read: what the second level held then is what the purge meant.
+      const purged = !this.#keep || found?.tags.some((tag) => this.#purgedTags.includes(tag))
+      const entry = found === undefined || purged ? undefined : this.#cache.adopt(this.key, this.url, found)
       if (entry !== undefined && entry.freshMs(nowMs) > 0 && !entry.freshness.noCache) {
         this.#serveAll(entry, nowMs, 'hit', '')
         return

@@ -32,6 +32,8 @@ export interface CacheHost {
 export interface CachedRoute {
   /** The route asks who the client is (jwt or apiKey). */
   readonly identified: boolean
+  /** Set when requests for one URL may belong to this route or to another (`match.headers`): its answers lie apart. */
+  readonly apart?: string | undefined
   readonly host: CacheHost
   readonly encoder: BodyEncoder | undefined
 }
@@ -66,6 +68,7 @@ export function compileCache(config: CacheRouteConfig, cache: Cache, route: Cach
   const { stats, store } = cache
   const urlOf = compileUrl(config)
   const divisionOf = compileDivision(config, route.identified)
+  const apart = route.apart === undefined ? '' : `\0r${route.apart}`
   const varyNames = [...config.vary].sort()
   const answersGet = config.methods.includes('GET')
   const answersHead = config.methods.includes('HEAD')
@@ -120,6 +123,8 @@ export function compileCache(config: CacheRouteConfig, cache: Cache, route: Cach
   /** The newest variant that this request selects (RFC 9111 §4.1). */
   function select(variants: readonly Entry[], x: Exchange): Entry | undefined {
     for (const entry of variants) {
+      // Stored before a reload that tells answers apart by more.
+      if (varyNames.length > 0 && !varyNames.every((name) => entry.varyNames.includes(name))) continue
       if (entry.varyNames.length === 0 || variantOf(entry.varyNames, x) === entry.variantKey) return entry
     }
     return undefined
@@ -141,7 +146,7 @@ export function compileCache(config: CacheRouteConfig, cache: Cache, route: Cach
     const nowMs = cache.clock()
     const url = urlOf(x)
     const division = divisionOf(x)
-    const key = url + division
+    const key = url + division + apart
     const divided = dividesByIdentity(division)
     const resource = store.get(key)
     const entry = resource === undefined ? undefined : select(resource.variants, x)
@@ -235,19 +240,40 @@ export function compileCache(config: CacheRouteConfig, cache: Cache, route: Cach
     return 'pass'
   }
 
-  function passed(x: Exchange, status: number, fields: string): void {
-    const { method } = x.request
-    if (SAFE.has(method) || status < 200 || status >= 400) return
-    const url = urlOf(x)
-    cache.invalidate(url)
-    const lines = splitFieldLines(fields)
-    for (const name of ['location', 'content-location']) {
-      const target = sameOrigin(url, fieldOf(lines, name))
-      if (target !== undefined && target !== url) cache.invalidate(target)
-    }
+  const passed: RouteCache['passed'] = (x, status, fields) => {
+    if (changes(x, status)) invalidate(cache, urlOf(x), fields)
   }
 
   return { gate, passed, urlOf }
+}
+
+/**
+ * `passed` of a route without `cache`: what it changes may lie in the cache of a route that takes GET for the same URL.
+ * @param cachedBy the config of that route
+ */
+export function compileInvalidation(
+  cache: Cache,
+  cachedBy: (x: Exchange) => CacheRouteConfig | undefined,
+): RouteCache['passed'] {
+  return (x, status, fields) => {
+    if (!changes(x, status)) return
+    const config = cachedBy(x)
+    if (config !== undefined) invalidate(cache, compileUrl(config)(x), fields)
+  }
+}
+
+/** RFC 9111 §4.4: an unsafe method, and an answer that is no error. */
+function changes(x: Exchange, status: number): boolean {
+  return !SAFE.has(x.request.method) && status >= 200 && status < 400
+}
+
+function invalidate(cache: Cache, url: string, fields: string): void {
+  cache.invalidate(url)
+  const lines = splitFieldLines(fields)
+  for (const name of ['location', 'content-location']) {
+    const target = sameOrigin(url, fieldOf(lines, name))
+    if (target !== undefined && target !== url) cache.invalidate(target)
+  }
 }
 
 /** With `ttl` in whole seconds, negative when stale (RFC 9211 §2.5); the detail comes last. */

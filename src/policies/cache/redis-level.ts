@@ -5,6 +5,7 @@
  */
 
 import { createHash, randomUUID } from 'node:crypto'
+import { crc32 } from 'node:zlib'
 import type { Cluster, Redis } from 'ioredis'
 import type { RedisClient, RedisDoor } from '../../redis.ts'
 import type { StoredAnswer } from './entry.ts'
@@ -42,9 +43,11 @@ class RedisLevel implements SecondLevel {
       const [names, plain] = await this.#door.ask((client) => client.hmgetBuffer(at, 'v', 'a'))
       if (!names) return undefined
       const varyNames = JSON.parse(names.toString()) as string[]
-      if (varyNames.length === 0) return plain ? decode(plain) : undefined
-      const found = await this.#door.ask((client) => client.hgetBuffer(at, `a${variantOf(varyNames)}`))
-      return found === null ? undefined : decode(found)
+      if (varyNames.length === 0) return plain ? decode(at, plain) : undefined
+      const variant = variantOf(varyNames)
+      const found = await this.#door.ask((client) => client.hgetBuffer(at, `a${variant}`))
+      const answer = found === null ? undefined : decode(at, found)
+      return answer?.variantKey === variant ? answer : undefined
     } catch {
       return undefined
     }
@@ -54,7 +57,7 @@ class RedisLevel implements SecondLevel {
     if (!this.#door.up) return
     const at = answerKey(key)
     const names = JSON.stringify(answer.varyNames)
-    const value = encode(answer)
+    const value = encode(at, answer)
     this.#quietly(async (client) => {
       const commands: Promise<unknown>[] = [
         client.hset(at, 'v', names, `a${answer.variantKey}`, value),
@@ -76,8 +79,7 @@ class RedisLevel implements SecondLevel {
       let count = 0
       for (const url of request.urls ?? []) if (!url.startsWith('/')) count += await this.#dropUrl(client, url)
       for (const tag of request.tags ?? []) {
-        const keys = await client.smembers(BY_TAG + tag)
-        count += await drop(client, keys)
+        count += await drop(client, await members(client, BY_TAG + tag))
         await client.del(BY_TAG + tag)
       }
       if ((request.prefixes?.length ?? 0) > 0 || request.urls?.some((url) => url.startsWith('/'))) {
@@ -125,7 +127,7 @@ class RedisLevel implements SecondLevel {
   }
 
   async #dropUrl(client: RedisClient, url: string): Promise<number> {
-    const divided = await client.smembers(BY_URL + url)
+    const divided = await members(client, BY_URL + url)
     if (divided.length > 0) await client.del(BY_URL + url)
     return drop(client, [answerKey(url), ...divided])
   }
@@ -163,6 +165,17 @@ function urlOfKey(key: string): string {
   return at < 0 ? key : key.slice(0, at)
 }
 
+/** A key that holds something else is not one of ours: nothing is found there, and the purge goes on. */
+async function members(client: RedisClient, set: string): Promise<string[]> {
+  try {
+    return await client.smembers(set)
+  } catch (error) {
+    if (!(error as Error).message.startsWith('WRONGTYPE')) throw error
+    await client.del(set)
+    return []
+  }
+}
+
 /** One by one: in a cluster they lie on different nodes. They still travel together. */
 async function drop(client: RedisClient, keys: readonly string[]): Promise<number> {
   const removed = await Promise.all(keys.map((key) => client.del(key)))
@@ -178,8 +191,11 @@ function escapeGlob(text: string): string {
 }
 
 const NEWLINE = 10
+const CRC_CHARS = 8
+const FIELD_LINES = /^(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*$/
 
-function encode(answer: StoredAnswer): Buffer {
+/** Checksum, head as JSON, newline, body. The checksum is over the key too: an answer is good under its own key alone. */
+function encode(key: string, answer: StoredAnswer): Buffer {
   const { status, fields, etag, lastModified, modifiedMs, freshness, variantKey, varyNames, tags, body } = answer
   const head = JSON.stringify({
     status,
@@ -192,13 +208,46 @@ function encode(answer: StoredAnswer): Buffer {
     varyNames,
     tags,
   })
-  return Buffer.concat([Buffer.from(`${head}\n`), body])
+  const rest = Buffer.from(`${head}\n`)
+  return Buffer.concat([Buffer.from(checksum(key, rest, body)), rest, body])
 }
 
-/** Throws when it is not one: a miss. */
-function decode(bytes: Buffer): StoredAnswer {
+function checksum(key: string, head: Uint8Array, body: Uint8Array): string {
+  return crc32(body, crc32(head, crc32(key)))
+    .toString(16)
+    .padStart(CRC_CHARS, '0')
+}
+
+/** Undefined, or throws, when it is not an answer that was stored under this key: a miss. */
+function decode(key: string, bytes: Buffer): StoredAnswer | undefined {
   const at = bytes.indexOf(NEWLINE)
-  const head = JSON.parse(bytes.toString('utf8', 0, at)) as Omit<StoredAnswer, 'body'>
+  if (at < CRC_CHARS) return undefined
+  const rest = bytes.subarray(CRC_CHARS, at + 1)
+  const body = bytes.subarray(at + 1)
+  if (bytes.toString('latin1', 0, CRC_CHARS) !== checksum(key, rest, body)) return undefined
+  const head = JSON.parse(rest.toString()) as Omit<StoredAnswer, 'body'>
+  if (!isSound(head)) return undefined
   // NaN is null in JSON.
-  return { ...head, modifiedMs: head.modifiedMs ?? Number.NaN, body: Buffer.from(bytes.subarray(at + 1)) }
+  return { ...head, modifiedMs: head.modifiedMs ?? Number.NaN, body: Buffer.from(body) }
+}
+
+/** A checksum tells damage; another version of the gateway, with another idea of a head, computes it as well. */
+function isSound({ status, fields, freshness, variantKey, varyNames, tags }: Omit<StoredAnswer, 'body'>): boolean {
+  return (
+    Number.isInteger(status) &&
+    status >= 200 &&
+    status < 600 &&
+    typeof fields === 'string' &&
+    FIELD_LINES.test(fields) &&
+    typeof variantKey === 'string' &&
+    Array.isArray(varyNames) &&
+    Array.isArray(tags) &&
+    [
+      freshness.bornMs,
+      freshness.lifetimeMs,
+      freshness.staleWhileRevalidateMs,
+      freshness.staleIfErrorMs,
+      freshness.staleIfShedMs,
+    ].every(Number.isFinite)
+  )
 }

@@ -663,8 +663,8 @@ describe('requests for one missing answer', () => {
     expect(clients.map((client) => client.status)).toEqual([502, 502])
     const more = [bench.ask(), bench.ask()]
     const { x } = bench.last
-    const fill = x.client as unknown as { fail(reply: LocalReply): void }
-    fill.fail(new LocalReply('BACKPRESSURE'))
+    const fill = x.client as unknown as { refused(reply: LocalReply): void }
+    fill.refused(new LocalReply('BACKPRESSURE'))
     expect(more[0]!.status).toBe(503)
     expect(bench.origin).toHaveLength(3)
     bench.last.reply(200, FRESH)
