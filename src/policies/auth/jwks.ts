@@ -7,8 +7,9 @@
  */
 
 import { setTimeout as delay } from 'node:timers/promises'
-import { createLocalJWKSet, type JSONWebKeySet, type JWTVerifyGetKey } from 'jose'
+import type { JSONWebKeySet, JWTVerifyGetKey } from 'jose'
 import type { JwksConfig } from './config.ts'
+import { jose } from './jose.ts'
 import { usableKeys } from './public-keys.ts'
 
 /** Both in milliseconds. Ages follow the monotonic clock; token times and dates follow the wall clock. */
@@ -187,7 +188,7 @@ export class RemoteKeys implements KeySource {
     this.#failures = 0
     const text = JSON.stringify(keys)
     if (text === this.#keysText) return false
-    this.#resolve = createLocalJWKSet(keys)
+    this.#resolve = jose().createLocalJWKSet(keys)
     this.#keysText = text
     this.#kids = keys.keys.map(({ kid }) => kid ?? '')
     this.#version++

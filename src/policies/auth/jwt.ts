@@ -7,12 +7,13 @@
  */
 
 import { hash } from 'node:crypto'
-import { decodeJwt, decodeProtectedHeader, errors, type JWTPayload, type JWTVerifyOptions, jwtVerify } from 'jose'
+import type { JWTPayload, JWTVerifyOptions } from 'jose'
 import type { Exchange, Identity } from '../../exchange.ts'
 import { LocalReply, type LocalReplyCode } from '../../local-reply.ts'
 import { claimHeaderValue, compileClaimPath, compileClaimRule } from './claims.ts'
 import { ASYMMETRIC_ALGORITHMS, type IdentityConfig, type JwtConfig } from './config.ts'
 import { type CredentialSource, compileSource, type Found } from './credentials.ts'
+import { jose } from './jose.ts'
 import type { KeySource } from './jwks.ts'
 import type { KeySets, TokenMemory, Verified } from './key-sets.ts'
 
@@ -54,7 +55,7 @@ export function compileJwt(names: readonly string[], config: IdentityConfig, key
     if (others.length === 0) return first!
     try {
       // Not verified yet: it only says which policy, keys and issuer check included, the token must pass
-      const { iss } = decodeJwt(token)
+      const { iss } = jose().decodeJwt(token)
       return (typeof iss === 'string' ? byIssuer.get(iss) : undefined) ?? anyIssuer ?? replies.JWT_ISS
     } catch {
       return replies.JWT_MALFORMED
@@ -210,7 +211,7 @@ class JwtPolicy {
           }
         }
         const reply = this.#replyTo(error)
-        if (!(error instanceof errors.JWKSNoMatchingKey)) {
+        if (!(error instanceof jose().errors.JWKSNoMatchingKey)) {
           this.#memory.refused.keep(keys.version)
           this.#memory.refused.set(digest, reply, wallMs + REFUSAL_MS, 1)
         }
@@ -222,18 +223,19 @@ class JwtPolicy {
   async #claimsOf(token: string, wallMs: number): Promise<JWTPayload> {
     const options = { ...this.#options, currentDate: new Date(wallMs) }
     try {
-      return (await jwtVerify(token, this.#keys.resolve, options)).payload
+      return (await jose().jwtVerify(token, this.#keys.resolve, options)).payload
     } catch (error) {
-      if (!(error instanceof errors.JWKSMultipleMatchingKeys)) throw error
+      if (!(error instanceof jose().errors.JWKSMultipleMatchingKeys)) throw error
       let tried = 0
       for await (const key of error) {
         if (tried++ >= MAX_KEYS_TRIED) break
         try {
-          return (await jwtVerify(token, key, options)).payload
+          return (await jose().jwtVerify(token, key, options)).payload
         } catch (failure) {
-          if (!(failure instanceof errors.JWSSignatureVerificationFailed)) throw failure
+          if (!(failure instanceof jose().errors.JWSSignatureVerificationFailed)) throw failure
         }
       }
+      const { errors } = jose()
       throw new errors.JWSSignatureVerificationFailed()
     }
   }
@@ -272,23 +274,23 @@ class JwtPolicy {
 
   #replyTo(error: unknown): LocalReply {
     const { replies } = this
-    if (error instanceof errors.JWTExpired) return replies.JWT_EXPIRED
-    if (error instanceof errors.JWTClaimValidationFailed) {
+    if (error instanceof jose().errors.JWTExpired) return replies.JWT_EXPIRED
+    if (error instanceof jose().errors.JWTClaimValidationFailed) {
       const reason = `JWT_${error.claim.toUpperCase()}`
       return isReason(reason) ? replies[reason] : replies.JWT_MALFORMED
     }
-    if (error instanceof errors.JWSSignatureVerificationFailed) return replies.JWT_SIGNATURE
-    if (error instanceof errors.JWKSNoMatchingKey) return replies.JWT_KID
-    if (error instanceof errors.JOSEAlgNotAllowed) return replies.JWT_ALG
+    if (error instanceof jose().errors.JWSSignatureVerificationFailed) return replies.JWT_SIGNATURE
+    if (error instanceof jose().errors.JWKSNoMatchingKey) return replies.JWT_KID
+    if (error instanceof jose().errors.JOSEAlgNotAllowed) return replies.JWT_ALG
     return replies.JWT_MALFORMED
   }
 }
 
 /** Whether other keys might verify it: its `kid` is unknown, or it has none and the keys at hand do not fit. */
 function mayBeNewKey(error: unknown, token: string): boolean {
-  if (error instanceof errors.JWKSNoMatchingKey) return true
-  if (!(error instanceof errors.JWSSignatureVerificationFailed)) return false
-  return decodeProtectedHeader(token).kid === undefined
+  if (error instanceof jose().errors.JWKSNoMatchingKey) return true
+  if (!(error instanceof jose().errors.JWSSignatureVerificationFailed)) return false
+  return jose().decodeProtectedHeader(token).kid === undefined
 }
 
 /** Refinements of JWT_INVALID: stable, in the answer's `reason` and the log. */

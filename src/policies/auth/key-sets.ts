@@ -6,11 +6,12 @@
 import { createSecretKey } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { createLocalJWKSet, type JSONWebKeySet, type JWTVerifyGetKey } from 'jose'
+import type { JSONWebKeySet, JWTVerifyGetKey } from 'jose'
 import type { Identity } from '../../exchange.ts'
 import type { LocalReply } from '../../local-reply.ts'
 import { ApiKeyTable } from './api-keys.ts'
 import { type ApiKeysConfig, apiKeyList, type IdentityConfig, type JwtConfig } from './config.ts'
+import { jose } from './jose.ts'
 import { type Clock, type KeySetStatus, type KeySource, RemoteKeys } from './jwks.ts'
 import { algorithmsOf, parsePublicKeys } from './public-keys.ts'
 import { TokenCache } from './token-cache.ts'
@@ -265,7 +266,7 @@ class PublicKeys extends LocalKeys {
 
 /** A PEM has no name for its key, but its issuer writes one into tokens: without any `kid` here, theirs is not asked for. */
 function resolver(keys: JSONWebKeySet): JWTVerifyGetKey {
-  const resolveKey = createLocalJWKSet(keys)
+  const resolveKey = jose().createLocalJWKSet(keys)
   if (keys.keys.some(({ kid }) => kid !== undefined)) return resolveKey
   return (header) => resolveKey({ ...header, kid: undefined })
 }
