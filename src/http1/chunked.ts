@@ -5,7 +5,8 @@
  */
 
 import { latin1, trimOws } from './bytes.ts'
-import { FIELD_ID, findField, nextHash, TOKEN, VALUE } from './field-names.ts'
+import { TOKEN, VALUE } from './field-names.ts'
+import { mayBeTrailer } from './trailers.ts'
 
 const SIZE = 0
 const EXTENSION = 1
@@ -29,16 +30,6 @@ const MAX_OVERHEAD_BYTES = 16 * 1024
 const MAX_TRAILER_BYTES = 8 * 1024
 /** A line's colon, CRLF and the space it leaves with: counted, so that empty trailers are bounded too. */
 const TRAILER_LINE_BYTES = 4
-
-/** RFC 9110 §6.5.1: fields of framing, routing, authentication and caching have no place in trailers. Unknown names pass. */
-const FORBIDDEN_TRAILER = new Uint8Array(256)
-for (const name of [
-  'host', 'connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate', 'proxy-authorization',
-  'proxy-authentication-info', 'te', 'trailer', 'transfer-encoding', 'upgrade', 'content-length', 'content-type', 'content-encoding',
-  'content-range', 'authorization', 'cookie', 'set-cookie', 'expect', 'forwarded', 'x-forwarded-for', 'x-forwarded-proto',
-  'x-forwarded-host', 'x-forwarded-port', 'x-real-ip', 'x-request-id', 'cache-control', 'age', 'date', 'expires', 'vary', 'location',
-  'range', 'retry-after', 'x-api-key', 'max-forwards', 'fluxor-slots', 'fluxor-shed',
-] as const) FORBIDDEN_TRAILER[FIELD_ID[name]] = 1 // biome-ignore format: a table
 
 export class ChunkedDecoder {
   #phase = SIZE
@@ -195,11 +186,7 @@ export class ChunkedDecoder {
   #keepTrailer(): void {
     const colon = this.#line.indexOf(':')
     const name = this.#line.slice(0, colon)
-    const bytes = Buffer.from(name, 'latin1')
-    let hash = 0
-    for (const b of bytes) hash = nextHash(hash, TOKEN[b]!)
-    if (FORBIDDEN_TRAILER[findField(bytes, 0, bytes.length, hash)] === 1 || name.includes('_')) return
-    this.#trailers += `${name}: ${trimOws(this.#line.slice(colon + 1))}\r\n`
+    if (mayBeTrailer(name)) this.#trailers += `${name}: ${trimOws(this.#line.slice(colon + 1))}\r\n`
   }
 
   #fail(what: string, pos: number): number {

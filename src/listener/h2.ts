@@ -10,6 +10,7 @@ import { type BodySink, type BodySource, type ClientStream, Exchange, type Liste
 import { frameRequest, type RequestFrame } from '../http1/framing.ts'
 import { type HeadError, type HeadLimits, MessageHead, PARSED } from '../http1/message-head.ts'
 import { httpDate } from '../http1/status-line.ts'
+import { trailerLines } from '../http1/trailers.ts'
 import { after, type BodyError, type ClientConnection, type ConnectionHost, unmapped } from './connection.ts'
 
 /** As other servers have it; each stream may cost a place, so a client needs no more. */
@@ -597,15 +598,6 @@ function readHead(head: MessageHead, text: string, frame: RequestFrame, limits: 
   if (result !== PARSED) return head.error ?? bad('the head is incomplete')
   const error = frameRequest(head, frame)
   return error
-}
-
-/** Trailer fields as lines; what could not stand in a line is left out. */
-function trailerLines(raw: readonly string[] | undefined): string {
-  let lines = ''
-  for (let i = 0; raw !== undefined && i < raw.length; i += 2) {
-    if (NAME.test(raw[i]!) && !LINE_BREAK.test(raw[i + 1]!)) lines += `${raw[i]}: ${raw[i + 1]}\r\n`
-  }
-  return lines
 }
 
 /** Appends field lines to a flat list of names and values. What only may stand once in HTTP/2 stands once. */

@@ -12,6 +12,7 @@ import type { BodySource, ResponseSink } from '../exchange.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
 import { CHUNKED, declaredLength } from '../http1/framing.ts'
 import { MessageHead, PARSED } from '../http1/message-head.ts'
+import { trailerLines } from '../http1/trailers.ts'
 import type { Clock } from '../shared/clock.ts'
 import {
   type Attempt,
@@ -568,13 +569,4 @@ function responseHead(raw: readonly string[]): MessageHead | undefined {
   const bytes = Buffer.from(`HTTP/1.1 ${status} \r\n${lines}\r\n`, 'latin1')
   const head = new MessageHead('response')
   return head.parse(bytes, 0, bytes.length, RESPONSE_LIMITS) === PARSED ? head : undefined
-}
-
-/** Trailer fields as lines; what could not stand in a line is left out. */
-function trailerLines(raw: readonly string[] | undefined): string {
-  let lines = ''
-  for (let i = 0; raw !== undefined && i < raw.length; i += 2) {
-    if (NAME.test(raw[i]!) && !LINE_BREAK.test(raw[i + 1]!)) lines += `${raw[i]}: ${raw[i + 1]}\r\n`
-  }
-  return lines
 }
