@@ -23,7 +23,7 @@ import { type Cache, createCache } from './policies/cache/cache.ts'
 import { createRedisLevel } from './policies/cache/redis-level.ts'
 import { Siblings } from './policies/cache/siblings.ts'
 import type { PurgeRequest } from './policies/cache/store.ts'
-import type { RateLimitDeps } from './policies/rate-limit/policy.ts'
+import type { RateLimitDeps, RateLimitEvent } from './policies/rate-limit/policy.ts'
 import { openRedis, type RedisDoor } from './redis.ts'
 import { Clock } from './shared/clock.ts'
 import { KeyHash, LimiterTable } from './shared/limiter-table.ts'
@@ -158,7 +158,13 @@ export class Services {
 
   rateLimitDeps(routeName: string): RateLimitDeps {
     const { metrics } = this
-    const series = new Map<string, number>()
+    /** By decision, then by rule: nothing is put together on the way of a request. */
+    const series: Record<RateLimitEvent, Map<string, number>> = {
+      allowed: new Map(),
+      limited: new Map(),
+      shadow: new Map(),
+      storeErrors: new Map(),
+    }
     return {
       table: this.limiterTable,
       redisConfig: this.config.redis,
@@ -166,10 +172,10 @@ export class Services {
       routeName,
       headers: this.config.rateLimitHeaders,
       count: (rule, decision) => {
-        const key = `${rule}/${decision}`
-        let id = series.get(key)
+        const ids = series[decision]
+        let id = ids.get(rule)
         if (id === undefined)
-          series.set(key, (id = metrics.series('fluxor_rate_limit_decisions_total', { rule, decision })))
+          ids.set(rule, (id = metrics.series('fluxor_rate_limit_decisions_total', { rule, decision })))
         metrics.inc(id)
       },
     }
