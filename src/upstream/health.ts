@@ -84,13 +84,15 @@ export interface HttpCheckOptions {
   /** Text that must stand in the first 64 KiB of the body. */
   readonly bodyContains?: string
   readonly tls?: ConnectionOptions
+  /** The service speaks HTTP/2: by ALPN, or by prior knowledge where there is no TLS. */
+  readonly h2?: boolean
 }
 
 const BODY_LIMIT_BYTES = 64 * 1024
 
-/** A check by one HTTP/1.1 request on a connection of its own: what a new exchange would need. No redirects followed. */
+/** A check by one request on a connection of its own: what a new exchange would need. No redirects followed. */
 export function httpCheck(options: HttpCheckOptions): Check {
-  const { path, method = 'GET', host, bodyContains, tls } = options
+  const { path, method = 'GET', host, bodyContains, tls, h2 = false } = options
   const good = statusTable(options.statuses ?? ['200-399'])
   return async (endpoint, signal) => {
     // Loaded with the first check: a gateway without health checks does not pay for it.
@@ -99,12 +101,18 @@ export function httpCheck(options: HttpCheckOptions): Check {
       connect: endpoint.secure ? { servername: endpoint.serverName, ...tls } : {},
       pipelining: 1,
       maxHeaderSize: 16 * 1024,
+      allowH2: h2,
+      ...(h2 && { h2Options: { useH2c: !endpoint.secure } }),
     })
     try {
       const { statusCode, body } = await client.request({
         path,
         method: method as 'GET',
-        headers: { host: host ?? endpoint.authority, 'user-agent': 'fluxor-health', connection: 'close' },
+        headers: {
+          host: host ?? endpoint.authority,
+          'user-agent': 'fluxor-health',
+          ...(!h2 && { connection: 'close' }),
+        },
         signal,
       })
       body.on('error', () => {})

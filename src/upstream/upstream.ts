@@ -390,6 +390,7 @@ export class Upstream {
           : httpCheck({
               path,
               statuses: status,
+              h2: this.config.protocol === 'h2',
               ...(host !== undefined && { host }),
               ...(body !== undefined && { bodyContains: body }),
               ...(tlsOptions !== undefined && { tls: tlsOptions }),

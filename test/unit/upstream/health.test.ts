@@ -243,3 +243,21 @@ describe('health prober', () => {
     expect(hangs.state).toBe('healthy')
   })
 })
+
+describe('a check of an HTTP/2 service', () => {
+  it('speaks HTTP/2 by prior knowledge', async () => {
+    const { createServer } = await import('node:http2')
+    const server = createServer((request, response) => {
+      response.statusCode = request.url === '/health' ? 200 : 404
+      response.end('up')
+    })
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+    const { port } = server.address() as { port: number }
+    const endpoint = new Endpoint({ host: '127.0.0.1', port, secure: false })
+    const { signal } = new AbortController()
+    const check = httpCheck({ path: '/health', h2: true, bodyContains: 'up' })
+    expect(await check(endpoint, signal)).toEqual({ ok: true, reason: 'GET /health answered 200' })
+    expect((await httpCheck({ path: '/other', h2: true })(endpoint, signal)).ok).toBe(false)
+    await new Promise((resolve) => server.close(resolve))
+  })
+})
