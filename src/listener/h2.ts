@@ -24,6 +24,8 @@ const RESETS_PER_SEC = 50
 const INVALID_FRAMES = 100
 /** Between the announcement that no streams are taken any more and the last one that is (RFC 9113 §6.8). */
 const GOAWAY_GRACE_MS = 300
+/** How long a connection without streams may take to close. */
+const CLOSE_MS = 1000
 const LAST_POSSIBLE_STREAM = 2 ** 31 - 1
 const CANCEL = http2.constants.NGHTTP2_CANCEL
 const NO_ERROR = http2.constants.NGHTTP2_NO_ERROR
@@ -38,7 +40,7 @@ export class Http2Listener {
   readonly #server: http2.Http2Server
   readonly #host: ConnectionHost
   /** What `accept` was told of a socket, until its session exists: that is at once. */
-  #accepting: { listener: ListenerInfo; remoteAddress: string } | null = null
+  #accepting: { socket: Socket; listener: ListenerInfo; remoteAddress: string } | null = null
 
   constructor(host: ConnectionHost) {
     this.#host = host
@@ -62,15 +64,18 @@ export class Http2Listener {
       unknownProtocolTimeout: 1000,
     } as http2.ServerOptions)
     this.#server.on('session', (session) => {
-      const { listener, remoteAddress } = this.#accepting!
-      new Http2Connection(this.#host, session, listener, remoteAddress)
+      const { listener, remoteAddress, socket } = this.#accepting!
+      const connection = new Http2Connection(this.#host, session, listener, remoteAddress)
+      // A client that has ended its side can neither open windows nor ask for more: nobody waits for it. Sockets of ours
+      // are half-open, so that this is for us to see.
+      socket.once('end', () => connection.destroy())
     })
     this.#server.on('sessionError', () => {}) // the session's own listener has it
   }
 
   /** Takes the socket over, with what was put back into it. */
   accept(socket: Socket, listener: ListenerInfo, remoteAddress: string): void {
-    this.#accepting = { listener, remoteAddress }
+    this.#accepting = { socket, listener, remoteAddress }
     this.#server.emit('connection', socket)
     this.#accepting = null
   }
@@ -135,8 +140,12 @@ class Http2Connection implements ClientConnection {
   sweep(nowMs: number): void {
     for (const stream of this.#streams) stream.sweep(nowMs)
     if (this.#deadlineMs > nowMs) return
-    this.#deadlineMs = Number.POSITIVE_INFINITY
-    this.close()
+    if (this.#session.closed)
+      this.destroy() // it was asked to close, and has not
+    else {
+      this.#deadlineMs = nowMs + CLOSE_MS
+      this.close()
+    }
   }
 
   /** No more streams; ends when the last one has ended. */
