@@ -30,15 +30,15 @@ function named(columns, most) {
     .map(([label, values]) => ({ label, values, total: values.reduce((sum, v) => sum + (v ?? 0), 0) }))
     .filter((entry) => entry.total > 0)
     .sort((a, b) => b.total - a.total)
-  const shown = totals.slice(0, most)
+  const largest = totals.slice(0, most)
   const rest = totals.slice(most)
   if (rest.length > 0) {
-    shown.push({
+    largest.push({
       label: 'other',
       values: shown.t.map((_, i) => rest.reduce((sum, { values }) => sum + (values[i] ?? 0), 0)),
     })
   }
-  return shown.map(({ label, values }, i) => ({ label, values, colour: REASON_COLOURS[i % REASON_COLOURS.length] }))
+  return largest.map(({ label, values }, i) => ({ label, values, colour: REASON_COLOURS[i % REASON_COLOURS.length] }))
 }
 
 /** What a group of seconds is shown as: its worst where that is what matters, else its mean. */
@@ -81,6 +81,24 @@ function grouped() {
     limits: all(store.limits),
     tiers: all(store.tiers),
   }
+}
+
+/** What a chart's series are in the newest second, by label: a point of the chart may stand for several. */
+function newest({ series }) {
+  const last = (columns) =>
+    Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values.slice(-1)]))
+  const drawn = shown
+  shown = {
+    ...store,
+    t: store.t.slice(-1),
+    numbers: last(store.numbers),
+    refusals: last(store.refusals),
+    limits: last(store.limits),
+    tiers: last(store.tiers),
+  }
+  const values = new Map(series(shown).map((s) => [s.label, s.values[0]]))
+  shown = drawn
+  return values
 }
 
 const whole = (value) => count(value === null || value === undefined ? value : Math.round(value))
@@ -341,7 +359,7 @@ function render() {
   const view = { store: shown, now: latest.t / 1000, range }
   for (const { spec, card, chart } of charts) {
     if (spec.onlyWith !== undefined) card.hidden = Object.keys(store[spec.onlyWith]).length === 0
-    if (!card?.hidden) chart.update(view)
+    if (!card?.hidden) chart.update({ ...view, newest: newest(spec) })
   }
   $('charts').classList.toggle('without-tiers', Object.keys(store.tiers).length === 0)
   renderRoutes($('routes'), latest.routes)

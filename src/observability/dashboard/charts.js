@@ -45,7 +45,7 @@ export class Chart {
     new ResizeObserver(() => this.#resize()).observe(this.#plot)
   }
 
-  /** @param view { store, now, range }: what is shown, in seconds */
+  /** @param view { store, now, range, newest }: what is shown, in seconds, and the values of the newest second by label */
   update(view) {
     this.#view = view
     this.#series = this.#spec.series(view.store)
@@ -118,7 +118,7 @@ export class Chart {
         {
           ...axis,
           grid: { show: false },
-          space: 54,
+          space: 68,
           size: 24,
           values: (_u, splits) =>
             splits.map((s) =>
@@ -177,14 +177,15 @@ export class Chart {
   #showValues() {
     if (this.#view === null || this.#u === null) return
     const { t } = this.#view.store
-    const hovered = this.#u.cursor.idx
-    const at = hovered ?? t.length - 1
+    const hovered = this.#u.cursor.idx ?? null
     const items = this.#legend.children
     for (const [i, s] of this.#series.entries()) {
       if (items[i] !== undefined)
-        items[i].lastChild.textContent = (s.format ?? this.#spec.format ?? count)(s.values[at])
+        items[i].lastChild.textContent = (s.format ?? this.#spec.format ?? count)(
+          hovered === null ? (this.#view.newest.get(s.label) ?? (this.#spec.stacked ? 0 : null)) : s.values[hovered],
+        )
     }
-    this.#legend.lastChild.textContent = hovered === null || hovered === undefined ? '' : clock(t[at])
+    this.#legend.lastChild.textContent = hovered === null ? '' : clock(t[hovered])
   }
 }
 

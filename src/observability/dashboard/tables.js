@@ -144,7 +144,7 @@ export function renderTiers(host, tiers, maxCCU) {
         el(
           'span',
           {},
-          `${count(tier.ccu)} of ${count(tier.guarantee)}`,
+          tier.guarantee > 0 ? `${count(tier.ccu)} of ${count(tier.guarantee)}` : count(tier.ccu),
           tier.refused > 0 ? ` · ${count(tier.refused)}/s refused` : '',
         ),
       ),
