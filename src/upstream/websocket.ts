@@ -218,6 +218,11 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
     // The library relays to a socket that is alive only; it goes on reading, and we listen.
     this.#client?.destroy()
     if (attempt === null) return
+    // A 101 that names no protocol: Node takes it for an ordinary answer, and a client would take it for a tunnel.
+    if (answer.statusCode! < 200) {
+      this.#fail('bad', 'the upstream switched protocols without naming WebSocket')
+      return
+    }
     const head = readHead(answer.statusCode!, answer.rawHeaders)
     const length = head === undefined ? undefined : frameResponse(head, attempt.method)
     if (head === undefined || typeof length !== 'number') {
