@@ -5,7 +5,6 @@
 
 import type { Exchange } from './exchange.ts'
 import { grpcFields, isGrpc } from './http/grpc.ts'
-import { FIELD_ID } from './http1/field-names.ts'
 import { LOCAL_REPLIES, LocalReply } from './local-reply.ts'
 import type { Services } from './services.ts'
 
@@ -42,7 +41,7 @@ export function refuse(x: Exchange, reply: LocalReply): void {
   }
   if (reply.close) x.client.closeAfter()
   x.status = reply.status
-  if (x.request.indexOf(FIELD_ID['content-type']) >= 0 && isGrpc(x.request)) {
+  if (isGrpc(x.request)) {
     // Its status is for logs and metrics: the client reads it from the fields (of an answer without a body).
     const fields = grpcFields(reply, LOCAL_REPLIES[reply.code].title)
     x.client.respond(200, `Content-Type: application/grpc\r\n${fields}${reply.fields}${ownFields(x)}`, '')

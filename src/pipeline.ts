@@ -185,7 +185,7 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
 
   const answered = (x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink => {
     if (isEventStream(head)) becomesStream(x)
-    else if (isGrpc(head)) x.deadlineMs = grpcDeadline(x)
+    else if (isGrpc(x.request)) x.deadlineMs = grpcDeadline(x)
     x.status = head.status
     if (fillOf(x) !== undefined) {
       // What the cache fetches for itself is stored as received; each client's answer is made of it.

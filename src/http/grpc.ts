@@ -8,6 +8,7 @@ import type { MessageHead } from '../http1/message-head.ts'
 import type { LocalReply } from '../local-reply.ts'
 
 export function isGrpc(head: MessageHead): boolean {
+  if (head.indexOf(FIELD_ID['content-type']) < 0) return false // as nearly every request: without a string made
   const type = head.value(FIELD_ID['content-type'])
   return type !== undefined && /^application\/grpc(?:[+;]|$)/i.test(type)
 }
