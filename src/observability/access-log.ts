@@ -5,7 +5,7 @@
 
 import type { Exchange, Outcome } from '../exchange.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
-import { jsonText, plainText, redactQuery, redactUrl } from './log-text.ts'
+import { isSecretName, jsonText, plainText, redactQuery, redactUrl } from './log-text.ts'
 
 export interface AccessLogOptions {
   readonly format: 'json' | 'common' | 'combined'
@@ -57,7 +57,7 @@ const FORMATS: Record<AccessLogOptions['format'], (options: AccessLogOptions, or
   json: (options, originMs) => {
     const timestamp = isoClock(originMs)
     const name = keptText()
-    const headers = (options.headers ?? []).filter((name) => name !== 'authorization' && name !== 'cookie')
+    const headers = (options.headers ?? []).filter((name) => name !== 'cookie' && !isSecretName(name))
     return (x, outcome, status, nowMs) => {
       const { request, client } = x
       let line = `{"@timestamp":"${timestamp(nowMs)}","http.request.method":${name(request.method)},"url.path":${jsonText(x.path)}`

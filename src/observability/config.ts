@@ -31,7 +31,9 @@ export const loggingConfig = z.strictObject({
         .array(fieldName())
         .max(32)
         .default([])
-        .describe('Request fields that are logged. Authorization and Cookie never are.'),
+        .describe(
+          'Request fields that are logged. Cookie never is, nor Authorization, X-API-Key and others named after a secret.',
+        ),
       file: z
         .string()
         .min(1)
