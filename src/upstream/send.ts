@@ -118,7 +118,7 @@ class Sending implements PickContext, BodySink {
       return
     }
     this.#current = next
-    next.start(endpoint, fresh, nowMs)
+    next.start(endpoint, fresh && (this.#tried === null || this.#tried.includes(endpoint)), nowMs)
   }
 
   /** An endpoint whose own breaker lets the try through; with none left, one is chosen against its breaker (panic). */
@@ -215,7 +215,7 @@ class Sending implements PickContext, BodySink {
   answered(from: Try, head: MessageHead, length: number, shed: boolean, retryAfterMs: number): ResponseSink {
     const { x, upstream } = this
     const { status } = head
-    if (status >= 400 && this.#isSecondBest(from, null, status, shed, retryAfterMs)) return NOWHERE
+    if (status >= 400 && this.#isSecondBest(from, null, status, shed, retryAfterMs, length)) return NOWHERE
     this.#end(from)
     x.upstreamHeadMs = performance.now()
     x.endpoint = from.endpoint!.key
@@ -239,7 +239,7 @@ class Sending implements PickContext, BodySink {
 
   /** A try ended without a head. */
   failed(from: Try, failure: TryFailure, kind: FailureKind, detail: string): void {
-    if (this.#isSecondBest(from, failure, 0, false, -1)) return
+    if (this.#isSecondBest(from, failure, 0, false, -1, -1)) return
     from.settle()
     this.#give(failureReply(kind, detail))
   }
@@ -274,17 +274,24 @@ class Sending implements PickContext, BodySink {
   }
 
   /** True when another try answers in this one's place: the one beside it, or the next. */
-  #isSecondBest(from: Try, failure: TryFailure | null, status: number, shed: boolean, retryAfterMs: number): boolean {
+  #isSecondBest(
+    from: Try,
+    failure: TryFailure | null,
+    status: number,
+    shed: boolean,
+    retryAfterMs: number,
+    length: number,
+  ): boolean {
     if (this.#other(from) !== null) {
       if (failure === null && status < 500) return false
-      from.cancel()
+      from.letGo(this.#bodyDone ? length : -1)
       this.#drop(from)
       return true
     }
     const delayMs = this.#retryDelay(from, failure, status, shed, retryAfterMs)
     if (delayMs < 0) return false
     this.#shed = shed
-    from.cancel()
+    from.letGo(this.#bodyDone ? length : -1)
     this.#again(from, delayMs, failure !== null)
     return true
   }
@@ -410,6 +417,8 @@ class Sending implements PickContext, BodySink {
   }
 }
 
+const DRAINED_BYTES = 16 * 1024
+
 /** One request at one endpoint. Takes a place there, and gives it back by `settle()`, however it ends. */
 class Try implements Attempt, PoolWaiter {
   readonly method: string
@@ -429,6 +438,7 @@ class Try implements Attempt, PoolWaiter {
   #pool: EndpointPool | null = null
   #waiting = false
   #settled = true
+  #released = false
   #timer: NodeJS.Timeout | undefined
 
   /** @param breaker has said yes */
@@ -532,12 +542,14 @@ class Try implements Attempt, PoolWaiter {
   }
 
   broken(kind: FailureKind, detail: string): void {
+    if (this.#released) return
     this.#sending.upstream.countError(kind, detail)
     this.#sending.x.reply = failureReply(kind, detail)
     this.settle()
   }
 
   done(): void {
+    if (this.#released) return
     this.settle()
     this.#sending.x.onAbort = null
   }
@@ -553,6 +565,7 @@ class Try implements Attempt, PoolWaiter {
       { failed, unconnected: failure === 'connectError', shed, latencyMs, retryAfterMs, sentMs },
       nowMs,
     )
+    if (shed) return // a full house says nothing; `settle` tells the breakers so
     this.#breaker?.onResult(!failed, latencyMs, nowMs, this.#breakerEpoch)
     this.#endpointBreaker?.onResult(!failed, latencyMs, nowMs, this.#endpointEpoch)
     this.#breaker = this.#endpointBreaker = null
@@ -569,6 +582,20 @@ class Try implements Attempt, PoolWaiter {
   learnLoss(): void {
     const nowMs = performance.now()
     if (this.via !== null) this.#sending.upstream.learnSlow(this.endpoint!, nowMs - this.#sentMs, nowMs)
+  }
+
+  /**
+   * Another try answers in its place. A short answer is read to its end, so that its connection can be used again.
+   * @param length of its body; -1: not known, or it must not go on
+   */
+  letGo(length: number): void {
+    if (length < 0 || length > DRAINED_BYTES) {
+      this.cancel()
+      return
+    }
+    this.#released = true
+    this.via = null
+    this.settle()
   }
 
   /** Nobody waits for it any more. */

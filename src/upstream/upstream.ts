@@ -260,7 +260,7 @@ export class Upstream {
       if (failed) recordFailure(endpoint, latencyMs, retryAfterMs, nowMs)
       else recordLatency(endpoint, latencyMs, nowMs)
     }
-    this.#outlier?.onResult(endpoint, failed, sentMs, nowMs, this.endpoints)
+    if (!shed) this.#outlier?.onResult(endpoint, failed, sentMs, nowMs, this.endpoints)
   }
 
   /** An endpoint has not answered for so long, and another one was quicker. */

@@ -298,3 +298,13 @@ describe('health checks', () => {
     expect((await shown())[1]!.state).toBe('healthy')
   })
 })
+
+it('an answer that is tried again elsewhere leaves its connection open for the next request', async () => {
+  const [failing, other] = (await raw(2)) as [RawUpstream, RawUpstream]
+  failing.otherwise(answer(503, 'no'))
+  await start({ endpoints: endpointsOf(failing, other), balance: 'first', retry: { on: ['503'] } })
+  for (let i = 0; i < 3; i++) expect((await get()).status).toBe(200)
+  expect([failing.requests.length, other.requests.length]).toEqual([3, 3])
+  expect([failing.connections, other.connections]).toEqual([1, 1])
+  expect(await gateway!.metric('fluxor_pool_connects_total')).toBe(2)
+})
