@@ -48,7 +48,7 @@ function sessionValue(token: string, endMs: number): string {
 /** Whether a page of another site is behind the request. Programs send neither field. */
 export function isCrossSite(headers: IncomingHttpHeaders): boolean {
   const site = headers['sec-fetch-site']
-  if (site !== undefined && site !== 'same-origin' && site !== 'none') return true
+  if (site !== undefined) return site !== 'same-origin' && site !== 'none'
   const { origin } = headers
   return origin !== undefined && URL.parse(origin)?.host !== headers.host
 }

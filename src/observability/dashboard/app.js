@@ -202,7 +202,7 @@ const CHARTS = [
   },
   {
     title: 'CPU and event loop',
-    format: (cores) => (cores < 10 ? cores.toFixed(cores < 0.1 ? 2 : 1) : count(cores)),
+    format: (cores) => (cores < 10 ? cores.toFixed(cores < 1 ? 2 : 1) : count(cores)),
     rightFormat: duration,
     least: 0.1,
     series: () => [
