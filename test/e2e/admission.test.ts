@@ -213,6 +213,7 @@ describe.each([1, 2])('fifty at once against a cap of four, %i thread(s)', (thre
       expect(timedOut).toBeGreaterThanOrEqual(WORKERS)
       for (const client of clients) client.close()
       await eventually(() => upstream.inside === 0)
+      await eventually(async () => (await gateway.metric('current_ccu')) === 0)
     }
     await expectEmptyLedger()
     await expectFullCap()

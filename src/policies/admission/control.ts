@@ -119,7 +119,7 @@ export class AdmissionControl {
   #setLease(): void {
     const fleet = this.#fleet!
     const nowMs = this.#deps.sharedNowMs()
-    this.#places.setLease(fleet.capAt(nowMs), fleet.untilMs, fleet.floor)
+    this.#places.setLease(fleet.capAt(nowMs), fleet.untilMs, fleet.capAt(Math.max(nowMs, fleet.untilMs)))
   }
 
   /** Before the first request: the fleet is asked, for a second at most. */
@@ -170,8 +170,8 @@ export class AdmissionControl {
       const { logger } = this.#deps
       if (fenced) logger.warn('the lease of the fleet has run out: the floor holds', { floor: fleet.floor })
       else logger.info('the fleet has leased places again', { share: fleet.share })
-      this.#setLease()
     }
+    if (fenced) this.#setLease()
     const sinceMs = nowMs - this.#askedMs
     const pressing = this.#places.refused !== this.#refused && sinceMs >= HURRY_MS
     if (!this.#asking && (pressing || sinceMs >= fleetTickMs(fleet.settings.leaseTtlMs))) void this.#ask()

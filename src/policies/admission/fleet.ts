@@ -21,7 +21,9 @@
  *    what it had in flight is still at the upstreams, and without Redis it admits up to its floor. At most `maxCCU`, plus the
  *    in-flight of the frozen, plus the floor of the cut off. `floor: 0` makes that exact and the cut off gateway refuse all;
  *  - Redis loses its data while a new gateway starts: that one may have its floor before all others are known again;
- *  - all are without Redis: at most the sum of the floors, which `auto` makes `maxCCU` or less;
+ *  - all are without Redis: when the leases have run out who has more than its floor falls to it, and a leaseTtl later who has
+ *    less grows to it. At most the sum of the floors, which `auto` makes `maxCCU` or less, and what others still have
+ *    running beyond theirs (requests that take longer than that leaseTtl);
  *  - Redis fails over to a replica that lacks the last writes: growth that was lost is unknown until its gateway's next
  *    tick; at most that much more, for one tick. Clocks of Redis machines that differ shorten or lengthen one lease by the difference.
  */
@@ -164,7 +166,11 @@ export class FleetLease {
 
   capAt(nowMs: number): number {
     if (this.#waiting) return 0
-    return nowMs < this.untilMs ? Math.min(this.#share!, this.settings.ownMaxCCU) : this.floor
+    const { ownMaxCCU, leaseTtlMs } = this.settings
+    const { floor, untilMs } = this
+    if (nowMs < untilMs) return Math.min(this.#share!, ownMaxCCU)
+    // Others may have been answered a little later: who has less than the floor grows only when their leases are over too.
+    return this.#share !== undefined && nowMs < untilMs + leaseTtlMs ? Math.min(this.#share, floor) : floor
   }
 
   /** What to ask now, with `FLEET_SCRIPT`. */

@@ -4,7 +4,7 @@
  * however it ends; a long stream moves to a pool of its own.
  */
 
-import type { Exchange, FinishHook } from '../../exchange.ts'
+import type { Exchange, FinishHook, Outcome } from '../../exchange.ts'
 import { LocalReply } from '../../local-reply.ts'
 import type { KeyHash } from '../../shared/limiter-table.ts'
 import type { AdmissionConfig, AdmissionRouteConfig } from './config.ts'
@@ -133,21 +133,27 @@ export function compileAdmission(route: object, deps: AdmissionDeps): Admission 
     whole: ((outcome, x) => {
       if (moved(x, true)) return
       if (adaptive) learn(x)
-      outer.places.finish(tier, outcome === 'completed')
+      const completed = outcome === 'completed'
+      if (brokenOff(outcome, x)) outer.later(() => outer.places.finish(tier, completed))
+      else outer.places.finish(tier, completed)
     }) satisfies FinishHook as FinishHook,
     leave: ((outcome, x) => {
       if (moved(x, true)) return
+      const completed = outcome === 'completed'
       for (const [i, scope] of scopes.entries()) {
         const out = ousted[i]!
-        if (out.size === 0 || !out.delete(x)) scope.places.leave(tier, outcome === 'completed')
+        if (out.size > 0 && out.delete(x)) continue
+        if (brokenOff(outcome, x)) scope.later(() => scope.places.leave(tier, completed))
+        else scope.places.leave(tier, completed)
       }
     }) satisfies FinishHook as FinishHook,
     endService: scopes.map(
       (scope, i): FinishHook =>
-        (_outcome, x) => {
+        (outcome, x) => {
           if (moved(x, false)) return
           if (adaptive && i === 0) learn(x)
-          scope.places.endService(tier)
+          if (brokenOff(outcome, x)) scope.later(() => scope.places.endService(tier))
+          else scope.places.endService(tier)
         },
     ),
   })
@@ -266,6 +272,15 @@ export function compileAdmission(route: object, deps: AdmissionDeps): Admission 
 
     answerFields: config.slotsHeader ? () => `Fluxor-Slots: ${places(scopes)}\r\n` : () => '',
   }
+}
+
+/**
+ * The request was with the upstream and the gateway has cut it off (the client left, its time is up): the service learns of
+ * that a moment later. Who took the place at once would make one more there than its cap allows.
+ */
+function brokenOff(outcome: Outcome, x: Exchange): boolean {
+  if (x.attempts === 0) return false
+  return outcome === 'aborted' || x.reply?.code === 'TIMEOUT' || x.reply?.code === 'UP_TIMEOUT'
 }
 
 function reasonOf(entry: Entry): AdmissionReason {

@@ -17,6 +17,8 @@ export interface ScopeLimits extends PlaceLimits {
 /** A window of the tiers' needs. */
 const WINDOW_MS = 1000
 const RATE_EVERY_MS = 200
+/** A service that is on the same machine or network sees a cut connection within this, unless it is overloaded. */
+const LATER_MS = 50
 /** Weight of the newest rate. */
 const RATE_WEIGHT = 0.3
 
@@ -33,6 +35,8 @@ export class Scope {
   #rate = 0
   #servedBefore: number
   #rateFromMs = 0
+  /** What is given back a moment later, in the order of time. */
+  readonly #later: { readonly sinceMs: number; readonly give: () => void }[] = []
   /** Shortest wait among those served since then: CoDel's measure. */
   #shortestMs = Number.POSITIVE_INFINITY
   #intervalFromMs = 0
@@ -166,6 +170,7 @@ export class Scope {
 
   tick(nowMs: number): void {
     const { queueTimeoutMs, discipline, codelTargetMs } = this.#limits
+    if (this.#later.length > 0) this.#giveBack(nowMs - LATER_MS)
     if (discipline === 'adaptive') this.#judgeQueue(nowMs)
     if (this.#size > 0) {
       // folly's CoDel: under overload who has waited twice the target will not be served in time.
@@ -183,6 +188,12 @@ export class Scope {
       this.#servedBefore = served
       this.#rateFromMs = nowMs
     }
+  }
+
+  #giveBack(sinceMs: number): void {
+    let n = 0
+    while (n < this.#later.length && this.#later[n]!.sinceMs <= sinceMs) n++
+    for (const { give } of this.#later.splice(0, n)) give()
   }
 
   #expire(sinceMs: number): void {
@@ -230,6 +241,11 @@ export class Scope {
     const refused = this.#size
     this.#expire(Number.POSITIVE_INFINITY)
     return refused
+  }
+
+  /** Gives something back when the service has had time to see that its connection was cut. */
+  later(give: () => void): void {
+    this.#later.push({ sinceMs: performance.now(), give })
   }
 
   /** Milliseconds that a newcomer of this tier would wait; 0 when that cannot be told (nothing has ended lately). */
