@@ -9,7 +9,7 @@ export const loggingConfig = z.strictObject({
     .enum(['debug', 'info', 'warn', 'error', 'fatal', 'silent'])
     .default('info')
     .describe("The gateway's own log: least level written."),
-  file: z.string().min(1).optional().describe('File of the log; standard output without it. Reopened on SIGHUP.'),
+  file: z.string().min(1).optional().describe('File of the log; standard output without it. Reopened on SIGUSR2.'),
   access: z
     .strictObject({
       format: z
@@ -38,7 +38,7 @@ export const loggingConfig = z.strictObject({
         .string()
         .min(1)
         .optional()
-        .describe('File of the access log; standard output without it. Reopened on SIGHUP.'),
+        .describe('File of the access log; standard output without it. Reopened on SIGUSR2.'),
     })
     .prefault({})
     .describe('One line an exchange.'),
