@@ -6,7 +6,7 @@ import { startGateway, type TestGateway } from '../../support/gateway.ts'
 import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
 
 const CAP = 20
-const CLIENTS = 200
+const CLIENTS = 80
 const SECONDS = 4
 
 let upstream: HttpUpstream
@@ -62,8 +62,8 @@ it('aborts, resets and refusals by the hundred: not one above the cap, and nobod
   expect(await gateway.metric('queue_size')).toBe(0)
   expect(await gateway.metric('fluxor_in_service')).toBe(0)
   expect(await gateway.metric('fluxor_ccu_ledger_skew')).toBe(0)
-  expect(upstream.total).toBeGreaterThan(200)
-  expect(answered).toBeGreaterThan(200)
+  expect(upstream.total).toBeGreaterThan(100)
+  expect(answered).toBeGreaterThan(100)
   expect(upstream.mostInside).toBeLessThanOrEqual(CAP)
   expect(gateway.logs().filter((line) => Number(line['level']) >= 50)).toEqual([])
 })
