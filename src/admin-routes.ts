@@ -47,7 +47,7 @@ export function createAdminSurface(gateway: Gateway): AdminSurface {
       response.json({ ready, ...(reason !== '' && { reason }) }, ready ? 200 : 503)
     },
     'GET /metrics': async (_request, response) => {
-      upstreams = await gateway.upstreams()
+      upstreams = await watch.endpoints()
       response.text(await page.render(), page.contentType)
     },
   }

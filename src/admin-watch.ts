@@ -4,6 +4,7 @@
  * who looks makes a thread work, profiles apart.
  */
 
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Gateway } from './gateway.ts'
 import { AdminError, type AdminRequest, type AdminRoutes } from './listener/admin.ts'
 import { createDashboard } from './observability/dashboard.ts'
@@ -16,21 +17,24 @@ import { keySetValues, limiterValues, scaleValues, userValues } from './observab
 import type { KeySetStatus } from './policies/auth/jwks.ts'
 import { LimiterTable } from './shared/limiter-table.ts'
 import type { MetricsReader } from './shared/metrics-reader.ts'
+import type { UpstreamStatus } from './upstream/status.ts'
 import { VERSION } from './version.ts'
 
 /** As in profiles.ts, which is loaded when a profile is asked for. */
 const DEFAULT_PROFILE_SEC = 30
+/** A scrape waits no longer for a thread that stands still. */
+const LONGEST_ANSWER_MS = 500
 
 export interface Watch {
   /** Once a second. @param nowMs `performance.now()` */
   tick(nowMs: number): void
+  /** Of all threads; what was known before when one of them is too busy to answer soon. */
+  endpoints(): Promise<UpstreamStatus>
   /** For the admin table; anew after each reload. */
   routes(): AdminRoutes
   /** Ends the streams of the dashboard. */
   close(): void
 }
-
-type Upstreams = Awaited<ReturnType<Gateway['upstreams']>>
 
 export function createWatch(
   gateway: Gateway,
@@ -38,9 +42,10 @@ export function createWatch(
   page: MetricsPage,
   admission: () => AdmissionFigures,
 ): Watch {
+  let status: UpstreamStatus = {}
   let upstreams: readonly UpstreamFigures[] = []
   let keySets: readonly KeySetStatus[] = []
-  let asking = false
+  let asking: Promise<void> | undefined
   const history = new History(
     {
       reader,
@@ -60,18 +65,20 @@ export function createWatch(
   page.addSource(() => scaleValues(scale.answer()))
 
   /** A thread that is busy answers late: then what was known stays, and it is not asked twice. */
-  const ask = async () => {
-    if (asking) return
-    asking = true
+  const ask = (): Promise<void> => {
+    asking ??= askThreads().finally(() => {
+      asking = undefined
+    })
+    return asking
+  }
+  const askThreads = async () => {
     try {
-      upstreams = upstreamFigures(await gateway.upstreams(), gateway)
-      if (Object.values(gateway.config.identity.jwt).some(({ jwks }) => jwks !== undefined)) {
-        keySets = mergeKeySets(await gateway.keySets())
-      } else keySets = []
+      status = await gateway.upstreams()
+      upstreams = upstreamFigures(status, gateway)
+      const remote = Object.values(gateway.config.identity.jwt).some(({ jwks }) => jwks !== undefined)
+      keySets = remote ? mergeKeySets(await gateway.keySets()) : []
     } catch {
       // the gateway closes: there is nothing to ask any more
-    } finally {
-      asking = false
     }
   }
 
@@ -81,6 +88,14 @@ export function createWatch(
       const { ccu, queued, queueCapacity, normalCCU, maxCCU, shed } = history.sample(nowMs)
       const durationMs = reader.lastMinute(performance.timeOrigin + nowMs).p50
       scale.sample({ ccu, queued, queueCapacity, normalCCU, maxCCU, refusedPerSec: shed, durationMs })
+    },
+
+    async endpoints() {
+      const waited = new AbortController()
+      const late = delay(LONGEST_ANSWER_MS, undefined, { ref: false, signal: waited.signal }).catch(() => {})
+      await Promise.race([ask(), late])
+      waited.abort()
+      return status
     },
 
     routes() {
@@ -163,7 +178,7 @@ function numberOf(url: URL, name: string, absent: number, min: number, max: numb
 
 const BREAKERS = ['closed', 'halfOpen', 'open']
 
-function upstreamFigures(upstreams: Upstreams, gateway: Gateway): UpstreamFigures[] {
+function upstreamFigures(upstreams: UpstreamStatus, gateway: Gateway): UpstreamFigures[] {
   return Object.entries(upstreams).map(([name, endpoints]) => {
     const worst = Math.max(0, ...endpoints.map(({ breaker }) => BREAKERS.indexOf(breaker ?? 'closed')))
     const guarded = gateway.config.upstreams[name]?.circuitBreaker !== undefined

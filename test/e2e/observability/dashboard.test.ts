@@ -81,7 +81,7 @@ describe.skipIf(services.chromium === undefined)('the dashboard of a gateway und
   })
 
   it('is dark where the system is, and when asked to be', async () => {
-    const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor)
+    const background = () => page.evaluate<string>('getComputedStyle(document.body).backgroundColor')
     const light = await background()
     await page.emulateMedia({ colorScheme: 'dark' })
     const dark = await background()
@@ -98,7 +98,7 @@ describe.skipIf(services.chromium === undefined)('the dashboard of a gateway und
     for (const width of [390, 320, 768, 1440]) {
       await page.setViewportSize({ width, height: 844 })
       await page.waitForTimeout(200)
-      expect(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)).toBeLessThanOrEqual(0)
+      expect(await page.evaluate<number>('document.documentElement.scrollWidth - innerWidth')).toBeLessThanOrEqual(0)
     }
   })
 
@@ -149,7 +149,7 @@ describe.skipIf(services.chromium === undefined)('a dashboard behind a token', {
       await page.click('button')
       await expect.poll(() => page.locator('#live').textContent(), { timeout: 20_000 }).toBe('Live')
       expect(await page.content()).not.toContain(token)
-      expect(await page.evaluate(() => document.cookie)).toBe('')
+      expect(await page.evaluate<string>('document.cookie')).toBe('')
     } finally {
       await browser.close()
       await gateway.close()
