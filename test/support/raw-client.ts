@@ -85,8 +85,12 @@ export class RawClient {
       }
       if (this.socket.destroyed) return
       await new Promise<void>((resolve) => {
-        this.socket.write(typeof piece === 'string' ? Buffer.from(piece, 'latin1') : piece, () => resolve())
-        this.socket.once('close', () => resolve())
+        const done = () => {
+          this.socket.removeListener('close', done)
+          resolve()
+        }
+        this.socket.write(typeof piece === 'string' ? Buffer.from(piece, 'latin1') : piece, done)
+        this.socket.once('close', done)
       })
     }
   }
