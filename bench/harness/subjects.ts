@@ -123,7 +123,7 @@ interface NginxOptions {
   files?: Record<string, string>
 }
 
-async function startNginx({ http, modules = [], files = {} }: NginxOptions, core: number): Promise<Running> {
+export async function startNginx({ http, modules = [], files = {} }: NginxOptions, core: number): Promise<Running> {
   const folder = temporaryFolder()
   for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), content)
   const port = await freePort()
@@ -155,10 +155,10 @@ export function startUpstream(fields = ''): Promise<Running> {
   return startNginx({ http }, LOAD_CORE)
 }
 
-const NGINX_PROXY = `proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host;
+export const NGINX_PROXY = `proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host;
   proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Real-IP $remote_addr;`
 
-const nginxUpstream = (port: number) =>
+export const nginxUpstream = (port: number) =>
   `upstream app { server 127.0.0.1:${port}; keepalive 128; keepalive_requests 1000000000; keepalive_timeout 60s; }`
 
 function nginx(name: string, http: (upstreamPort: number) => string): Subject {

@@ -69,9 +69,7 @@ export class FastListener implements Http1Host {
   }
 
   /** Rejects with the error of `listen`. Returns the port. @param shared other threads listen on it too */
-  async listen(host: string, port: number, shared: boolean): Promise<number> {
-    // node:http2 costs memory and time at start: only who may need it loads it.
-    if (this.#settings.config.http2) await this.#loadHttp2()
+  listen(host: string, port: number, shared: boolean): Promise<number> {
     return new Promise((resolve, reject) => {
       this.#server.once('error', reject)
       this.#server.listen({ host, port, reusePort: shared, backlog: 4096 }, () => {
@@ -87,9 +85,16 @@ export class FastListener implements Http1Host {
     })
   }
 
-  async #loadHttp2(): Promise<void> {
-    const { Http2Listener } = await import('./h2.ts')
-    this.#http2 ??= new Http2Listener(this)
+  /** Loaded with the first client that speaks it: that saves a sidecar some memory. The socket waits, nobody reads it. */
+  async #serveHttp2(socket: net.Socket, info: ListenerInfo, peer: string, early?: Buffer): Promise<void> {
+    socket.on('error', ignore)
+    if (this.#http2 === undefined) {
+      const { Http2Listener } = await import('./h2.ts')
+      this.#http2 ??= new Http2Listener(this)
+    }
+    if (socket.destroyed) return
+    if (early !== undefined) socket.unshift(early)
+    this.#http2.accept(socket, info, peer)
   }
 
   /** Reads the files that a config names. Throws a `TlsFileError`; nothing has changed then. */
@@ -115,7 +120,6 @@ export class FastListener implements Http1Host {
   configure(settings: ListenerSettings): void {
     this.#settings = settings
     this.#info = { ...this.#info, secure: settings.door !== undefined }
-    if (settings.config.http2 && this.#http2 === undefined) void this.#loadHttp2()
   }
 
   // From an accepted socket to a connection.
@@ -207,21 +211,17 @@ export class FastListener implements Http1Host {
     }
     const clientFields = door.clientFields(socket)
     const info = this.#infoOf(arrival, clientFields)
-    if (socket.alpnProtocol === 'h2' && this.#http2 !== undefined) this.#http2.accept(socket, info, peer)
+    if (socket.alpnProtocol === 'h2') void this.#serveHttp2(socket, info, peer)
     else new Http1Connection(this, socket, info, peer)
   }
 
   takeHttp2(socket: net.Socket, bytes: Buffer, connection: Http1Connection): boolean {
-    if (!this.#settings.config.http2 || this.#http2 === undefined) return false
-    const http2 = this.#http2
+    if (!this.#settings.config.http2) return false
     const { listener, remoteAddress } = connection
     socket.pause()
+    socket.on('error', ignore)
     // The bytes are being read right now: the session can take the socket over once that read has returned.
-    process.nextTick(() => {
-      if (socket.destroyed) return
-      socket.unshift(bytes)
-      http2.accept(socket, listener, remoteAddress)
-    })
+    process.nextTick(() => void this.#serveHttp2(socket, listener, remoteAddress, bytes))
     return true
   }
 

@@ -1,0 +1,113 @@
+/** What TLS and HTTP/2 cost beside nginx: CPU per request under h2load, each protocol by itself, round after round. */
+
+import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { promisify } from 'node:util'
+import { Certificates } from '../test/support/certificates.ts'
+import { startGateway } from '../test/support/gateway.ts'
+import { findOnPath } from '../test/support/services.ts'
+import { median, type RunOptions } from './harness/compare.ts'
+import { usageOfTree } from './harness/process-tree.ts'
+import type { Figures, Question } from './harness/question.ts'
+import {
+  GATEWAY_MAIN,
+  LOAD_CORE,
+  NGINX_PROXY,
+  nginxUpstream,
+  PROXY_CORE,
+  type Running,
+  startNginx,
+  startUpstream,
+} from './harness/subjects.ts'
+
+const run = promisify(execFile)
+
+interface Protocol {
+  name: string
+  scheme: 'http' | 'https'
+  /** Parameters of nginx's `listen`. */
+  listen: string
+  h2load: string[]
+}
+
+const PROTOCOLS: Protocol[] = [
+  { name: 'HTTP/1.1 over TLS', scheme: 'https', listen: 'ssl', h2load: ['--h1', '-c', '64'] },
+  { name: 'HTTP/2 over TLS', scheme: 'https', listen: 'ssl http2', h2load: ['-c', '8', '-m', '8'] },
+  { name: 'HTTP/2 by prior knowledge', scheme: 'http', listen: 'http2', h2load: ['-c', '8', '-m', '8'] },
+]
+
+/** CPU µs per request, and requests per second. */
+async function load(running: Running, protocol: Protocol, seconds: number): Promise<{ us: number; rate: number }> {
+  const url = `${protocol.scheme}://127.0.0.1:${running.port}/`
+  const before = usageOfTree(running.pid)
+  const args = ['-c', `${LOAD_CORE}`, findOnPath('h2load')!, '-D', `${seconds}`, ...protocol.h2load, url]
+  const { stdout } = await run('taskset', args)
+  const after = usageOfTree(running.pid)
+  const counts = /requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed/.exec(stdout)
+  const requests = Number(counts?.[2])
+  if (!(requests > 0) || counts?.[3] !== '0') throw new Error(`h2load on ${url}:\n${stdout}`)
+  const ms = after.userMs + after.systemMs - before.userMs - before.systemMs
+  return { us: (ms * 1000) / requests, rate: requests / seconds }
+}
+
+async function measure({ rounds, seconds }: RunOptions): Promise<Figures> {
+  if (findOnPath('h2load') === undefined) throw new Error('h2load is needed and not on PATH (nghttp2-client)')
+  const certificates = new Certificates()
+  const upstream = await startUpstream()
+  const rows = [['protocol', 'Fluxor Gateway µs', 'nginx µs', 'ratio', 'Fluxor req/s', 'nginx req/s']]
+  const running: Running[] = []
+  try {
+    const files = certificates.issue('bench', 'bench.test', ['DNS:bench.test', 'IP:127.0.0.1'])
+    for (const protocol of PROTOCOLS) {
+      const secure = protocol.scheme === 'https'
+      const gateway = await startGateway(
+        {
+          server: { listen: [{ address: '127.0.0.1:0', ...(secure && { tls: { certificates: [files] } }) }] },
+          upstreams: { app: { endpoints: [{ url: `http://127.0.0.1:${upstream.port}` }] } },
+          routes: [{ match: { pathPrefix: '/' }, upstream: 'app' }],
+        },
+        { wrap: ['taskset', '-c', `${PROXY_CORE}`], main: GATEWAY_MAIN },
+      )
+      const fluxor: Running = { pid: gateway.pid, port: gateway.port, close: () => gateway.close() }
+      running.push(fluxor)
+      const tls = secure
+        ? 'ssl_certificate $FOLDER/b.crt; ssl_certificate_key $FOLDER/b.key; http2_max_requests 1000000;'
+        : ''
+      const nginx = await startNginx(
+        {
+          http: `${nginxUpstream(upstream.port)} server { listen 127.0.0.1:$PORT ${protocol.listen} backlog=4096; ${tls} location / { ${NGINX_PROXY} } }`,
+          files: { 'b.crt': readFileSync(files.cert, 'utf8'), 'b.key': readFileSync(files.key, 'utf8') },
+        },
+        PROXY_CORE,
+      )
+      running.push(nginx)
+      const samples: { us: number; rate: number; nginxUs: number; nginxRate: number }[] = []
+      for (let round = -1; round < rounds; round++) {
+        const own = await load(fluxor, protocol, seconds)
+        const peer = await load(nginx, protocol, seconds)
+        if (round < 0) continue // warm-up
+        samples.push({ us: own.us, rate: own.rate, nginxUs: peer.us, nginxRate: peer.rate })
+        process.stderr.write(`  ${protocol.name}: ${own.us.toFixed(1)} µs, nginx ${peer.us.toFixed(1)} µs\n`)
+      }
+      const of = (read: (sample: (typeof samples)[number]) => number) => median(samples.map(read))
+      rows.push([
+        protocol.name,
+        of(({ us }) => us).toFixed(1),
+        of(({ nginxUs }) => nginxUs).toFixed(1),
+        `${of(({ us, nginxUs }) => us / nginxUs).toFixed(2)}x`,
+        of(({ rate }) => rate).toFixed(0),
+        of(({ nginxRate }) => nginxRate).toFixed(0),
+      ])
+    }
+  } finally {
+    for (const one of running) await one.close()
+    await upstream.close()
+    certificates.remove()
+  }
+  return { rows, verdicts: [] }
+}
+
+export const question: Question = {
+  asks: 'what do TLS and HTTP/2 cost for the same small answer, beside nginx?',
+  measure,
+}
