@@ -342,6 +342,10 @@ class Http2Stream implements ClientStream {
       this.#left -= chunk.length
     }
     this.#bytesSent += chunk.length
+    if (this.#left === 0) {
+      this.#stream.end(Buffer.from(chunk)) // the last piece and the end leave in one frame
+      return true
+    }
     if (this.#stream.write(Buffer.from(chunk))) return true
     const { host } = this.#connection
     this.#deadlineMs = after(host.clock.coarseMs, host.timeouts.bodyMs)
@@ -369,7 +373,7 @@ class Http2Stream implements ClientStream {
     this.head(status, `Date: ${httpDate()}\r\n${fields}`, body.length)
     if (!this.#bodiless && body.length > 0 && !this.#stream.destroyed) {
       this.#bytesSent += body.length
-      this.#stream.write(typeof body === 'string' ? Buffer.from(body, 'latin1') : Buffer.from(body))
+      this.#stream.end(typeof body === 'string' ? Buffer.from(body, 'latin1') : Buffer.from(body))
     }
     this.#finish()
   }
@@ -386,7 +390,7 @@ class Http2Stream implements ClientStream {
     this.#body?.detach()
     // RFC 9113 §8.1: the rest of a request that nobody reads is asked to stop, once the answer is out.
     if (rest) stream.once('finish', () => stream.close(NO_ERROR))
-    if (!stream.destroyed) stream.end()
+    if (!stream.destroyed && !stream.writableEnded) stream.end()
     x?.finish('completed')
   }
 
