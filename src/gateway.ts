@@ -113,7 +113,8 @@ export class Gateway {
 
   #configureControl(): void {
     const { admission } = this.config
-    this.control.configure(admission, this.memory.places.get('')!, this.threads, this.memory.tierIds)
+    const redis = admission.fleet === undefined ? '' : JSON.stringify(this.config.redis[admission.fleet.redis])
+    this.control.configure(admission, this.memory.places.get('')!, this.threads, this.memory.tierIds, redis)
     clearInterval(this.#controlTimer)
     if (admission.mode !== 'adaptive' && admission.fleet === undefined) return
     this.#controlTimer = setInterval(() => this.control.tick(), CONTROL_TICK_MS)

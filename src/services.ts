@@ -70,6 +70,9 @@ export class Services {
   onKeysChanged: () => void = () => {}
   readonly #log: LineWriter
   readonly #redis = new Map<string, RedisDoor>()
+  /** The settings of each door; one with others takes its place at a reload. */
+  readonly #redisKeys = new Map<string, string>()
+  readonly #redisLeaving: RedisDoor[] = []
   /** Scopes of routes that are no more, while somebody is inside. */
   readonly #leaving = new Set<Scope>()
   #cacheDoor: RedisDoor | undefined
@@ -128,6 +131,7 @@ export class Services {
       this.#redis.delete(name)
       void door.close()
     }
+    for (const door of this.#redisLeaving.splice(0)) void door.close()
     const scoped = new Set([GLOBAL_SCOPE, ...config.routes.filter((r) => r.admission !== undefined).map((r) => r.name)])
     for (const [name, scope] of this.scopes) {
       if (scoped.has(name)) continue
@@ -188,7 +192,11 @@ export class Services {
 
   #configureRedis(config: Config): void {
     for (const [name, settings] of Object.entries(config.redis)) {
-      if (this.#redis.has(name)) continue
+      const key = JSON.stringify(settings)
+      const before = this.#redis.get(name)
+      if (before !== undefined && this.#redisKeys.get(name) === key) continue
+      if (before !== undefined) this.#redisLeaving.push(before)
+      this.#redisKeys.set(name, key)
       const onChange = (up: boolean, reason: string) =>
         this.logger.warn(up ? 'redis is back' : 'redis is down', { redis: name, reason })
       this.#redis.set(name, openRedis(name, settings, { onChange }))

@@ -48,12 +48,15 @@ export class AdmissionControl {
     this.#deps = deps
   }
 
-  /** Takes the settings of a config; what was learnt goes on. */
-  configure(config: AdmissionConfig, memory: SharedArrayBuffer, threads: number, ids: TierIds): void {
+  /**
+   * Takes the settings of a config; what was learnt goes on.
+   * @param redis the settings of the fleet's Redis, as text: with others it is opened anew
+   */
+  configure(config: AdmissionConfig, memory: SharedArrayBuffer, threads: number, ids: TierIds, redis: string): void {
     this.#places = watchPlaces(memory, threads, config, ids)
     this.#config = config
     this.#configureAdaptive()
-    this.#configureFleet()
+    this.#configureFleet(redis)
   }
 
   #configureAdaptive(): void {
@@ -79,7 +82,7 @@ export class AdmissionControl {
     this.#places.setAdaptive(enforced ? this.#adaptive?.limit : undefined)
   }
 
-  #configureFleet(): void {
+  #configureFleet(redis: string): void {
     const { fleet, maxCCU } = this.#config
     if (fleet === undefined) {
       this.#fleet = undefined
@@ -94,9 +97,10 @@ export class AdmissionControl {
       onPartition: fleet.onPartition,
       floor: fleet.floor === 'auto' ? undefined : fleet.floor,
     }
-    if (this.#doorName !== `${fleet.redis}/${fleet.name}`) {
+    const doorName = `${fleet.redis}/${fleet.name}/${redis}`
+    if (this.#doorName !== doorName) {
       this.#closeDoor()
-      this.#doorName = `${fleet.redis}/${fleet.name}`
+      this.#doorName = doorName
       this.#door = this.#deps.openRedis(fleet.redis, (up, reason) =>
         this.#deps.logger.warn(up ? 'the fleet is reached again' : 'the fleet is not reached', {
           fleet: fleet.name,
