@@ -38,6 +38,9 @@ export interface MetricsJson {
     bytes: number
     entries: number
   }
+  /** Different subjects or addresses in the last whole minute; an estimate. */
+  active_users: number
+  requests_per_user: number
   threads: number
   uptime_seconds: number
 }
@@ -58,6 +61,7 @@ export function metricsJson(
   const total = classes.reduce((sum, n) => sum + n, 0)
   const hits = reader.scalar('cacheHits') + reader.scalar('cacheStale') + reader.scalar('cacheRevalidated')
   const misses = reader.scalar('cacheMisses')
+  const users = reader.users(wallMs)
   return {
     queue_size: a.queued,
     queue_capacity: a.queueCapacity,
@@ -102,6 +106,8 @@ export function metricsJson(
       bytes: reader.scalar('cacheBytes'),
       entries: reader.scalar('cacheEntries'),
     },
+    active_users: users.users,
+    requests_per_user: round(ratio(users.requests, users.users), 2),
     threads: reader.threads,
     uptime_seconds: Math.floor((wallMs - startedMs) / 1000),
   }

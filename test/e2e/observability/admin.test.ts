@@ -1,6 +1,7 @@
 /** What the admin and probes listeners of a running gateway serve, and to whom. */
 
 import { execFile } from 'node:child_process'
+import { createHmac } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
@@ -83,6 +84,53 @@ describe('/metrics of a running gateway', () => {
     }
   })
 })
+
+describe('the counters of a running gateway', () => {
+  it('tell what the cache and the verified tokens have saved, and every thread apart', async () => {
+    const secret = 'a-secret-that-is-long-enough-for-hs256'
+    const cacheable = await startHttpUpstream((_, response) => {
+      response.setHeader('cache-control', 'max-age=60')
+      setTimeout(() => response.end('ok'), 50)
+    })
+    try {
+      gateway = await startGateway({
+        identity: { jwt: { main: { secret, algorithms: ['HS256'] } } },
+        cache: {},
+        upstreams: { app: { endpoints: [{ url: cacheable.url }] } },
+        routes: [
+          { name: 'cached', match: { path: '/cached' }, upstream: 'app', cache: {} },
+          { name: 'private', match: { path: '/private' }, upstream: 'app', jwt: 'main' },
+        ],
+      })
+      const ask = async (path: string, headers = {}) => (await fetch(gateway!.url + path, { headers })).text()
+      await Promise.all([ask('/cached'), ask('/cached'), ask('/cached')])
+      await ask('/cached')
+      const authorization = `Bearer ${mint(secret)}`
+      for (let i = 0; i < 3; i++) expect(await ask('/private', { authorization })).toBe('ok')
+      const metric =
+        (name: string, labels = {}) =>
+        () =>
+          gateway!.metric(name, labels)
+      await expect.poll(metric('fluxor_cache_coalesced_total'), { timeout: 5000 }).toBe(2)
+      expect(await metric('fluxor_cache_requests_total', { result: 'hit' })()).toBeGreaterThanOrEqual(1)
+      expect(await metric('fluxor_cache_entries')()).toBe(1)
+      expect(await metric('fluxor_cache_bytes')()).toBeGreaterThan(0)
+      await expect.poll(metric('fluxor_jwt_cache_hits_total'), { timeout: 5000 }).toBe(2)
+      expect(await metric('fluxor_jwt_cache_misses_total')()).toBe(1)
+      expect(await metric('fluxor_thread_loop_utilization', { thread: '0' })()).toBeGreaterThanOrEqual(0)
+      expect(await metric('fluxor_upstream_requests_total')()).toBe(4)
+    } finally {
+      await cacheable.close()
+    }
+  })
+})
+
+/** A token that the gateway's policy `main` accepts. */
+function mint(secret: string): string {
+  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
+  const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: 'alice', exp: Math.floor(Date.now() / 1000) + 600 })}`
+  return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`
+}
 
 describe('the probes listener', () => {
   it('serves probes and metrics to anybody, metrics only with their token when there is one, and nothing else', async () => {
