@@ -141,7 +141,14 @@ function defaultOf(path: Path, node: Json): string {
   if (typeof value === 'object' && value !== null && Object.keys(value).length === 0)
     return Array.isArray(value) ? 'none' : ''
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return ''
-  if (Array.isArray(value) && value.some((entry) => typeof entry === 'object')) return code(JSON.stringify(value))
+  if (Array.isArray(value) && value.some((entry) => typeof entry === 'object')) {
+    return code(
+      JSON.stringify(value)
+        .replace(/"(\w+)":/g, ' $1: ')
+        .replaceAll('}', ' }')
+        .replaceAll('"', ''),
+    )
+  }
   const shown = Array.isArray(value) ? value.join(', ') : String(value)
   return shown === '' ? 'empty' : code(shown)
 }

@@ -37,7 +37,8 @@ function withoutCode(markdown: string): string {
 
 function linksOf(page: string): string[] {
   const markdown = withoutCode(read(page)).replace(/`[^`\n]*`/g, '')
-  return [...markdown.matchAll(/\]\(([^)\s]+)(?:\s+"[^"]*")?\)/g)].map(([, target]) => target!)
+  const links = /\]\(([^)\s]+)(?:\s+"[^"]*")?\)|\b(?:src|href)="([^"]+)"/g
+  return [...markdown.matchAll(links)].map(([, target, attribute]) => target ?? attribute!)
 }
 
 describe('pages', () => {
