@@ -28,8 +28,8 @@ export interface ClientConnection {
   sweep(nowMs: number): void
   /** Idle connections close now, busy ones after their answers. */
   drain(): void
-  /** Says goodbye where the protocol has words for it; `destroy()` follows. */
-  goAway(): void
+  /** Says goodbye where the protocol has words for it, and whether it did; `destroy()` follows. */
+  goAway(): boolean
   destroy(): void
 }
 

@@ -315,8 +315,9 @@ export class FastListener implements Http1Host {
 
   /** The drain is over: tunnels are told. Resolves when they have closed, or after a moment. */
   async sayGoodbye(): Promise<void> {
-    for (const connection of [...this.#connections]) connection.goAway()
-    if (this.#connections.size === 0) return
+    let told = 0
+    for (const connection of [...this.#connections]) if (connection.goAway()) told++
+    if (told === 0 || this.#connections.size === 0) return
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, GOODBYE_MS)
       this.#closed = () => {

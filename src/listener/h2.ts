@@ -159,7 +159,10 @@ class Http2Connection implements ClientConnection {
     setTimeout(() => this.close(), GOAWAY_GRACE_MS).unref()
   }
 
-  goAway(): void {}
+  /** The drain has said it already. */
+  goAway(): boolean {
+    return false
+  }
 
   destroy(): void {
     this.#session.destroy(undefined, CANCEL)

@@ -409,8 +409,10 @@ export class Http1Connection implements ClientStream, ClientConnection {
     this.#body.resume()
   }
 
-  goAway(): void {
-    this.#tunnel?.goAway()
+  goAway(): boolean {
+    if (this.#tunnel === null) return false
+    this.#tunnel.goAway()
+    return true
   }
 
   destroy(): void {

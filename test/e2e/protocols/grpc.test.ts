@@ -4,6 +4,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import http2 from 'node:http2'
 import net, { type AddressInfo } from 'node:net'
 import { join } from 'node:path'
+import tls from 'node:tls'
 import * as grpc from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -305,6 +306,38 @@ describe('an HTTP/2 upstream that misbehaves', () => {
       bad.close()
     }
   }) // biome-ignore format: a table
+
+  it('over TLS it is asked for by ALPN; a service that does not offer it is a 502', async () => {
+    const files = certificates.issue('h2-service', 'localhost', ['DNS:localhost', 'IP:127.0.0.1'])
+    const options = { cert: readFileSync(files.cert), key: readFileSync(files.key) }
+    const good = http2.createSecureServer(options, (request, response) => {
+      response.setHeader('x-version', request.httpVersion)
+      response.end('ok')
+    })
+    const old = tls.createServer({ ...options, ALPNProtocols: ['http/1.1'] }, (socket) => socket.on('error', () => {}))
+    for (const one of [good, old]) await new Promise<void>((resolve) => one.listen(0, '127.0.0.1', resolve))
+    const upstream = (one: net.Server) => ({
+      endpoints: [{ url: `https://127.0.0.1:${(one.address() as AddressInfo).port}` }],
+      protocol: 'h2',
+      tls: { ca: certificates.ca.cert },
+      retry: { attempts: 0 },
+    })
+    const own = await startGateway({
+      upstreams: { good: upstream(good), old: upstream(old) },
+      routes: [
+        { name: 'old', match: { pathPrefix: '/old' }, upstream: 'old' },
+        { name: 'good', match: { pathPrefix: '/' }, upstream: 'good' },
+      ],
+    })
+    try {
+      for (let i = 0; i < 3; i++) expect((await fetch(own.url)).headers.get('x-version')).toBe('2.0')
+      expect((await fetch(`${own.url}/old`)).status).toBe(502)
+    } finally {
+      await own.close()
+      good.close()
+      old.close()
+    }
+  })
 
   it('speaks no HTTP/2 at all: 502, and nothing hangs', async () => {
     const other = net.createServer((socket) => socket.end('HTTP/1.1 400 Bad Request\r\n\r\n'))

@@ -1,10 +1,13 @@
 /** WebSockets through the gateway: what they carry, who may open one, how they end, and that each place comes back. */
 
 import { createHash } from 'node:crypto'
+import { readFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
+import { createServer as createSecureServer } from 'node:https'
 import type { AddressInfo, Socket } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
 import WebSocket, { WebSocketServer } from 'ws'
+import { Certificates } from '../../support/certificates.ts'
 import { type ConfigObject, startGateway, type TestGateway } from '../../support/gateway.ts'
 import { field } from '../../support/messages.ts'
 import { RawClient, send } from '../../support/raw-client.ts'
@@ -170,6 +173,32 @@ describe('what goes through', () => {
     socket.send('x')
     expect((await next(socket)).data.toString()).toBe('x')
     socket.terminate()
+  })
+
+  it('over TLS on both sides', async () => {
+    const certificates = new Certificates()
+    const files = certificates.issue('ws', 'localhost', ['DNS:localhost', 'IP:127.0.0.1'])
+    const service = createSecureServer({ cert: readFileSync(files.cert), key: readFileSync(files.key) })
+    const secure = new WebSocketServer({ server: service })
+    secure.on('connection', (one) => one.on('message', (data) => one.send(data)))
+    await new Promise<void>((resolve) => service.listen(0, '127.0.0.1', resolve))
+    const url = `https://127.0.0.1:${(service.address() as AddressInfo).port}`
+    await start({
+      server: { listen: [{ address: '127.0.0.1:0', tls: { certificates: [files] } }] },
+      upstreams: { app: { endpoints: [{ url }], tls: { ca: certificates.ca.cert } } },
+      routes: [{ name: 'app', match: { pathPrefix: '/' }, upstream: 'app' }],
+    })
+    const socket = new WebSocket(`wss://localhost:${gateway.port}`, { ca: readFileSync(certificates.ca.cert) })
+    opened.push(socket)
+    await new Promise((resolve, reject) => socket.on('open', resolve).on('error', reject))
+    socket.send(Buffer.alloc(300_000, 3))
+    expect((await next(socket)).data.length).toBe(300_000)
+    socket.close(4003)
+    expect(await closed(socket)).toBe(4003)
+    await empty()
+    secure.close()
+    service.close()
+    certificates.remove()
   })
 
   it('1 000 at once', async () => {
