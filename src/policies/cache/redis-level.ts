@@ -20,6 +20,11 @@ const CHANNEL = 'cache:purge'
 const INDEX_MS = 2 * 86_400_000
 const MAX_VARIANTS = 32
 const SCAN_COUNT = 1000
+/** A purge is an order: it is tried again where a request would do without Redis. */
+const PURGE_TRIES = 3
+const RESUBSCRIBE_MS = 1000
+/** Answers of this thread that may still be on their way to Redis. */
+const RECENT = 256
 
 export function createRedisLevel(door: RedisDoor): SecondLevel {
   return new RedisLevel(door)
@@ -30,6 +35,10 @@ class RedisLevel implements SecondLevel {
   readonly #id = randomUUID()
   readonly #prefix: string
   #subscriber: RedisClient | undefined
+  #resubscribe: NodeJS.Timeout | undefined
+  /** What was stored last: a ring. */
+  readonly #recent: ({ readonly url: string; readonly tags: readonly string[] } | undefined)[] = []
+  #sets = 0
 
   constructor(door: RedisDoor) {
     this.#door = door
@@ -58,6 +67,7 @@ class RedisLevel implements SecondLevel {
     const at = answerKey(key)
     const names = JSON.stringify(answer.varyNames)
     const value = encode(at, answer)
+    this.#recent[this.#sets++ % RECENT] = { url, tags: answer.tags }
     this.#quietly(async (client) => {
       const commands: Promise<unknown>[] = [
         client.hset(at, 'v', names, `a${answer.variantKey}`, value),
@@ -73,23 +83,29 @@ class RedisLevel implements SecondLevel {
   }
 
   async purge(request: PurgeRequest): Promise<number | undefined> {
-    if (!this.#door.up) return undefined
-    try {
-      const { client } = this.#door
-      let count = 0
-      for (const url of request.urls ?? []) if (!url.startsWith('/')) count += await this.#dropUrl(client, url)
-      for (const tag of request.tags ?? []) {
-        count += await drop(client, await members(client, BY_TAG + tag))
-        await client.del(BY_TAG + tag)
+    for (let i = 0; i < PURGE_TRIES && this.#door.up; i++) {
+      try {
+        return await this.#purge(request)
+      } catch {
+        // Once more. What this try removed before it failed stays uncounted.
       }
-      if ((request.prefixes?.length ?? 0) > 0 || request.urls?.some((url) => url.startsWith('/'))) {
-        count += await this.#dropMatching(request)
-      }
-      await this.#publish(request)
-      return count
-    } catch {
-      return undefined
     }
+    return undefined
+  }
+
+  async #purge(request: PurgeRequest): Promise<number> {
+    const { client } = this.#door
+    let count = 0
+    for (const url of request.urls ?? []) if (!url.startsWith('/')) count += await this.#dropUrl(client, url)
+    for (const tag of request.tags ?? []) {
+      count += await drop(client, await members(client, BY_TAG + tag))
+      await client.del(BY_TAG + tag)
+    }
+    if ((request.prefixes?.length ?? 0) > 0 || request.urls?.some((url) => url.startsWith('/'))) {
+      count += await this.#dropMatching(request)
+    }
+    await this.#publish(request)
+    return count
   }
 
   invalidate(url: string): void {
@@ -105,16 +121,41 @@ class RedisLevel implements SecondLevel {
     subscriber.on('message', (_channel: string, text: string) => {
       try {
         const { from, request } = JSON.parse(text) as { from: string; request: PurgeRequest }
-        if (from !== this.#id) listener(request)
+        if (from === this.#id) return
+        listener(request)
+        this.#dropRecent(request)
       } catch {
         // Not one of ours.
       }
     })
-    subscriber.subscribe(this.#prefix + CHANNEL).catch(() => {})
+    subscriber.on('ready', () => this.#subscribe(subscriber))
+    if (subscriber.status === 'ready') this.#subscribe(subscriber)
+  }
+
+  /** A subscription that fails (a slow start) is tried again: without it no purge of others arrives. */
+  #subscribe(subscriber: RedisClient): void {
+    clearTimeout(this.#resubscribe)
+    subscriber.subscribe(this.#prefix + CHANNEL).catch(() => {
+      if (subscriber !== this.#subscriber || subscriber.status !== 'ready') return
+      this.#resubscribe = setTimeout(() => this.#subscribe(subscriber), RESUBSCRIBE_MS)
+      this.#resubscribe.unref()
+    })
+  }
+
+  /** What was on its way to Redis while another gateway purged there has come after it: it goes again. */
+  #dropRecent(request: PurgeRequest): void {
+    for (const [i, set] of this.#recent.entries()) {
+      if (set === undefined) continue
+      if (!namesUrl(request, set.url) && !request.tags?.some((tag) => set.tags.includes(tag))) continue
+      this.#recent[i] = undefined
+      this.invalidate(set.url)
+    }
   }
 
   close(): void {
+    clearTimeout(this.#resubscribe)
     this.#subscriber?.disconnect()
+    this.#subscriber = undefined
   }
 
   /** In the background: what is not stored or dropped is told by nobody, and expires. */

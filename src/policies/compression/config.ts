@@ -13,7 +13,9 @@ const types = () =>
 const LEVEL = 'Effort as in gzip, 1 (fast) to 9; mapped for br and zstd (6 is br 4, zstd 3).'
 const ORDER = 'Order of preference among those that the client accepts equally.'
 const MIN_BYTES = 'A body known to be smaller stays as it is.'
-const TYPES = 'Media types that are compressed; `text/*` and `*/*+json` style patterns are understood.'
+const TYPES =
+  'Media types that are compressed; `text/*` and `*/*+json` style patterns are understood. Event streams only when ' +
+  '`text/event-stream` is named; each event then leaves at once.'
 
 export const compressionConfig = z.strictObject({
   level: level().default(6).describe(LEVEL),

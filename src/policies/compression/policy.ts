@@ -118,7 +118,7 @@ function fieldsFor(fields: string, coding: string): string {
   return coding === 'identity' ? out : `${out}Content-Encoding: ${coding}\r\n`
 }
 
-/** `type/subtype`, `type/*`, `*\/*+suffix`; parameters do not count. Event streams never: they are small and must not wait. */
+/** `type/subtype`, `type/*`, `*\/*+suffix`; parameters do not count. Event streams only by name: they are small. */
 function compileTypes(patterns: readonly string[]): (contentType: string) => boolean {
   const exact = new Set<string>()
   const prefixes: string[] = []
@@ -137,10 +137,9 @@ function compileTypes(patterns: readonly string[]): (contentType: string) => boo
     const semicolon = contentType.indexOf(';')
     const type = (semicolon < 0 ? contentType : contentType.slice(0, semicolon)).trim().toLowerCase()
     const is =
-      type !== 'text/event-stream' &&
-      (exact.has(type) ||
-        prefixes.some((prefix) => type.startsWith(prefix)) ||
-        suffixes.some((suffix) => type.endsWith(suffix)))
+      exact.has(type) ||
+      (type !== 'text/event-stream' &&
+        (prefixes.some((prefix) => type.startsWith(prefix)) || suffixes.some((suffix) => type.endsWith(suffix))))
     if (known.size >= 1000) known.clear()
     known.set(contentType, is)
     return is

@@ -1,3 +1,5 @@
+import fc from 'fast-check'
+import { Redis } from 'ioredis'
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { createCache } from '../../../../src/policies/cache/cache.ts'
 import { cacheConfig } from '../../../../src/policies/cache/config.ts'
@@ -110,6 +112,59 @@ describe('two gateways on one Redis', () => {
     a.last.reply(200, {}, '')
     await until(() => b.cache.store.size === 0)
     expect(await keys()).toBe(0)
+  })
+
+  it('take out again what was on its way to Redis while it was purged there', async () => {
+    const [a, b] = [await gateway(), await gateway()]
+    a.ask({ path: '/a' })
+    await until(() => a.origin.length === 1)
+    a.last.reply(200, { ...FRESH, Date: a.date, 'Cache-Tag': 't' }, 'old')
+    await until(async () => (await keys()) === 2)
+    const hit = b.ask({ path: '/a' })
+    await until(() => hit.ended)
+    // As if this purge had found nothing: the answer came after it.
+    await redis.command(`PUBLISH fluxor:cache:purge '{"from":"another","request":{"tags":["t"]}}'`)
+    await until(async () => a.cache.store.size === 0 && b.cache.store.size === 0)
+    b.ask({ path: '/a' })
+    await until(() => b.origin.length === 1)
+  })
+})
+
+describe('a value in Redis', () => {
+  const AT = 'fluxor:cache:a:http://example.com/a'
+
+  it('that is not byte for byte what was stored under its key is a miss', async () => {
+    const a = await gateway()
+    a.ask({ path: '/a' })
+    await until(() => a.origin.length === 1)
+    a.last.reply(200, { ...FRESH, Date: a.date, ETag: '"e"' }, 'the body')
+    await until(async () => (await keys()) === 1)
+    const client = new Redis(redis.url)
+    const whole = (await client.hgetBuffer(AT, 'a'))!
+    const level = a.cache.second!
+    const read = async (bytes: Uint8Array, key = 'http://example.com/a') => {
+      await client.hset(`fluxor:cache:a:${key}`, 'v', '[]', 'a', Buffer.from(bytes))
+      return level.get(key, () => '')
+    }
+    expect((await read(whole))?.body.toString()).toBe('the body')
+    expect(await read(whole, 'http://example.com/b')).toBeUndefined()
+    const changed = fc.oneof(
+      fc.uint8Array({ maxLength: 400 }),
+      fc.nat(whole.length - 1).map((length) => whole.subarray(0, length)),
+      fc.tuple(fc.nat(whole.length - 1), fc.integer({ min: 1, max: 255 })).map(([at, xor]) => {
+        const bytes = Buffer.from(whole)
+        bytes[at]! ^= xor
+        return bytes
+      }),
+      fc.uint8Array({ minLength: 1, maxLength: 9 }).map((more) => Buffer.concat([whole, more])),
+    )
+    await fc.assert(
+      fc.asyncProperty(changed, async (bytes) => {
+        expect(await read(bytes)).toBeUndefined()
+      }),
+      { numRuns: 200 },
+    )
+    client.disconnect()
   })
 })
 
