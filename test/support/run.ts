@@ -8,22 +8,15 @@ import { spawn, spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { findOnPath, findServices, type Services } from './services.ts'
+import { findOnPath, missingPackages } from './services.ts'
 
-const APT_PACKAGES: Record<keyof Services, string> = { redis: 'redis-server', chromium: 'chromium' }
 const APT_TIMEOUT_MS = 300_000
 
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 
-function missing(): (keyof Services)[] {
-  const found = findServices()
-  return (Object.keys(found) as (keyof Services)[]).filter((name) => found[name] === undefined)
-}
-
-function installMissing(names: (keyof Services)[]): void {
+function install(packages: readonly string[]): void {
   const apt = findOnPath('apt-get')
   if (apt === undefined || process.getuid?.() !== 0) return
-  const packages = names.map((name) => APT_PACKAGES[name])
   console.log(`installing ${packages.join(', ')} for the tests`)
   // RUNLEVEL=1 keeps Debian's redis-server from being started as a service: the tests start their own.
   const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', RUNLEVEL: '1' }
@@ -37,13 +30,13 @@ function vitestCli(): string {
   return join(dirname(manifest), 'vitest.mjs')
 }
 
-let absent = missing()
+let absent = missingPackages()
 if (absent.length > 0) {
-  installMissing(absent)
-  absent = missing()
+  install(absent)
+  absent = missingPackages()
 }
 const required = process.env['REQUIRE_SERVICES'] === '1'
-const note = absent.map((name) => APT_PACKAGES[name]).join(', ')
+const note = absent.join(', ')
 if (absent.length > 0 && required) {
   console.error(`REQUIRE_SERVICES=1, and not on PATH: ${note}`)
   process.exit(1)

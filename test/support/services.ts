@@ -1,5 +1,5 @@
 /**
- * The programs outside npm that some suites need: a real redis-server, a real Chromium. A suite says
+ * The programs outside npm that some suites need: a real redis-server, a real Chromium, a real Prometheus. A suite says
  * `describe.skipIf(!services.redis)`; under REQUIRE_SERVICES=1 (as in CI) a missing one is an error instead.
  */
 
@@ -26,13 +26,29 @@ export function findOnPath(...names: string[]): string | undefined {
   return undefined
 }
 
-export interface Services {
-  redis: string | undefined
-  chromium: string | undefined
-}
+/** By name: what it is called on PATH, and which Debian package brings it. */
+const PROGRAMS = {
+  redis: { names: ['redis-server'], package: 'redis-server' },
+  chromium: { names: CHROMIUM_NAMES, package: 'chromium' },
+  prometheus: { names: ['prometheus'], package: 'prometheus' },
+  promtool: { names: ['promtool'], package: 'prometheus' },
+  h2load: { names: ['h2load'], package: 'nghttp2-client' },
+  openssl: { names: ['openssl'], package: 'openssl' },
+  curl: { names: ['curl'], package: 'curl' },
+} as const
+
+export type Services = Record<keyof typeof PROGRAMS, string | undefined>
 
 export function findServices(): Services {
-  return { redis: findOnPath('redis-server'), chromium: findOnPath(...CHROMIUM_NAMES) }
+  const found = Object.entries(PROGRAMS).map(([name, { names }]) => [name, findOnPath(...names)])
+  return Object.fromEntries(found) as Services
+}
+
+/** Debian packages of the programs that are not on PATH. */
+export function missingPackages(): string[] {
+  const found = findServices()
+  const missing = (Object.keys(PROGRAMS) as (keyof Services)[]).filter((name) => found[name] === undefined)
+  return [...new Set(missing.map((name) => PROGRAMS[name].package))]
 }
 
 /** Paths of the programs; undefined when not there. */

@@ -7,11 +7,11 @@ import { join, resolve } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { freePort } from '../../support/free-port.ts'
 import { startGateway, type TestGateway } from '../../support/gateway.ts'
-import { findOnPath } from '../../support/services.ts'
+import { services } from '../../support/services.ts'
 import { SteadyLoad } from '../../support/steady-load.ts'
 import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
 
-const prometheus = findOnPath('prometheus')
+const { prometheus } = services
 
 /** As they stand in docs/metrics.md. */
 const QUERIES = [

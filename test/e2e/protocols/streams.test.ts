@@ -5,11 +5,11 @@ import http2 from 'node:http2'
 import { promisify } from 'node:util'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startGateway, type TestGateway } from '../../support/gateway.ts'
-import { findOnPath, services } from '../../support/services.ts'
+import { services } from '../../support/services.ts'
 import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
 
 const run = promisify(execFile)
-const h2load = findOnPath('h2load')
+const { h2load } = services
 
 let gateway: TestGateway
 let upstream: HttpUpstream

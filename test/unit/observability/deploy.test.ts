@@ -5,11 +5,11 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { parse } from 'yaml'
-import { findOnPath } from '../../support/services.ts'
+import { services } from '../../support/services.ts'
 
 const root = new URL('../../../', import.meta.url)
 const read = (file: string) => readFileSync(new URL(file, root), 'utf8')
-const promtool = findOnPath('promtool')
+const { promtool } = services
 const run = (...args: string[]) => execFileSync(promtool!, args, { cwd: fileURLToPath(root), encoding: 'utf8' })
 
 /** What docs/metrics.md lists; test/e2e/observability compares that with what a running gateway exports. */
