@@ -636,7 +636,6 @@ describe('whose answer it is', () => {
     expect((await ask(gateway, '/me', { fields: ['Authorization: Bearer x.y.z'] })).status).toBe(401)
   })
 
-  // A44
   it.each<[string, Record<string, string>, string[], boolean]>([
     ['Set-Cookie with freshness of the origin', { ...FRESH, 'Set-Cookie': 'a=1' }, [], true],
     ['Set-Cookie under the ttl of the route', { 'Set-Cookie': 'a=1' }, [], false],
@@ -659,7 +658,7 @@ describe('whose answer it is', () => {
     expect(body(await ask(withTtl(), path, { fields: asked }))).toBe(stored ? '0' : '1')
   })
 
-  it('A43: host and query tell answers apart', async () => {
+  it('host and query tell answers apart', async () => {
     const gateway = await start()
     handler = (request, response) => {
       response.writeHead(200, FRESH)
@@ -677,7 +676,7 @@ describe('whose answer it is', () => {
     expect(seen.length).toBe(4)
   })
 
-  it('A45: a page is cached by what it says, not by how its name ends', async () => {
+  it('a page is cached by what it says, not by how its name ends', async () => {
     const gateway = await start()
     let n = 0
     handler = (request, response) => {
@@ -713,7 +712,7 @@ describe('whose answer it is', () => {
   })
 })
 
-it('A44: a hit for a GET that has a body leaves the connection in step', async () => {
+it('a hit for a GET that has a body leaves the connection in step', async () => {
   const gateway = await start()
   handler = (request, response) => {
     response.writeHead(200, FRESH)
@@ -733,7 +732,7 @@ it('A44: a hit for a GET that has a body leaves the connection in step', async (
   expect(seen.some((line) => line.includes('smuggled'))).toBe(false)
 })
 
-it('A46: a hundred misses at once are one fetch', async () => {
+it('a hundred misses at once are one fetch', async () => {
   const gateway = await start()
   const { release } = hold(replies('ok', FRESH))
   const clients = await connections(gateway, 100)
