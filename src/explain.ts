@@ -18,7 +18,7 @@ import { compileRateLimitLook, type RateLimitLook } from './policies/rate-limit/
 import { Matcher, type Mismatch } from './routing/matcher.ts'
 import { compileRewrite } from './routing/rewrite.ts'
 import { GLOBAL_SCOPE } from './services.ts'
-import type { Snapshot } from './snapshot.ts'
+import { cameSecurely, type Snapshot } from './snapshot.ts'
 
 export interface ExplainRequest {
   readonly method: string
@@ -192,6 +192,7 @@ function findNearMisses(snapshot: Snapshot, x: Exchange, found: string | undefin
     method: x.request.method,
     authority: x.authority.toLowerCase(),
     head: x.request,
+    secure: cameSecurely(x),
   }
   const misses: { name: string; match: string; failed: Mismatch; closeness: number }[] = []
   for (const route of snapshot.router.routes) {
@@ -219,8 +220,9 @@ function sharedPath({ path, pathPrefix, pathTemplate }: RouteConfig['match'], ac
 }
 
 export function matchText({ match }: RouteConfig): string {
-  const { host, path, pathPrefix, pathTemplate, pathRegex, methods, headers, query } = match
+  const { scheme, host, path, pathPrefix, pathTemplate, pathRegex, methods, headers, query } = match
   const parts = [
+    scheme,
     methods?.join('|'),
     host && `host ${host.join('|')}`,
     path && `path ${path}`,

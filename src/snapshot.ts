@@ -140,7 +140,7 @@ export class Snapshot {
   find(x: Exchange): RouteMatch<Route> {
     const { path, query, request } = x
     const { method } = request
-    const input = { path, query, method, authority: x.authority.toLowerCase(), head: request }
+    const input = { path, query, method, authority: x.authority.toLowerCase(), head: request, secure: cameSecurely(x) }
     const announced =
       method === 'OPTIONS' && request.indexOf(FIELD_ID.origin) >= 0
         ? request.value(FIELD_ID['access-control-request-method'])
@@ -162,7 +162,14 @@ export class Snapshot {
   /** The route that a GET of the same URL would take, when that has a cache. */
   #cachedBy(x: Exchange): Route | undefined {
     const { path, query, request } = x
-    const input = { path, query, method: 'GET', authority: x.authority.toLowerCase(), head: request }
+    const input = {
+      path,
+      query,
+      method: 'GET',
+      authority: x.authority.toLowerCase(),
+      head: request,
+      secure: cameSecurely(x),
+    }
     const { route } = this.router.find(input)
     return route?.config.cache === undefined ? undefined : route
   }
@@ -219,6 +226,12 @@ const REFUSAL_CODES: Record<Extract<Refusal, string>, LocalReplyCode> = {
   bodyTimeout: 'REQUEST_TIMEOUT',
   bodyTooLarge: 'TOO_LARGE',
   badBody: 'BAD_REQUEST',
+}
+
+/** Whether the client used TLS, as far as it is known. */
+export function cameSecurely(x: Exchange): boolean {
+  const told = x.peerTrusted ? x.request.value(FIELD_ID['x-forwarded-proto']) : undefined
+  return told === undefined ? x.client.listener.secure : told.toLowerCase() === 'https'
 }
 
 const requestIdPrefix = `${process.pid.toString(36)}${Math.random().toString(36).slice(2, 12)}-`

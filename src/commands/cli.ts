@@ -60,7 +60,10 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
   check: {
     summary: 'Checks a config and tells everything that is wrong with it.',
     usage: '-c FILE [--strict]',
-    options: { config: CONFIG, strict: { type: 'boolean', describe: 'Warnings count as errors.' } },
+    options: {
+      config: CONFIG,
+      strict: { type: 'boolean', describe: "Warnings count as errors, and the advisor's rules are asked." },
+    },
     arguments: 1,
     run: async (invocation) => (await import('./check.ts')).check(invocation),
   },

@@ -46,7 +46,8 @@ const SECRET_NAMES = new Set([
 /** The query with the values of parameters that carry secrets replaced by `***`. Takes and gives the leading `?`. */
 export function redactQuery(query: string): string {
   if (query.length < 2 || !MAYBE_SECRET.test(query)) return query
-  return query.replace(/([?&;])([^=&;]*)=([^&;]*)/g, (whole, separator: string, name: string, value: string) =>
+  // No name holds its own separator: else a row of them would be read to its end from each one.
+  return query.replace(/([?&;])([^=&;?]*)=([^&;]*)/g, (whole, separator: string, name: string, value: string) =>
     value !== '' && isSecretName(name) ? `${separator}${name}=***` : whole,
   )
 }

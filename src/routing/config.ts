@@ -68,6 +68,10 @@ export const matchConfig = z
     pathRegex: regex()
       .optional()
       .describe('A regular expression that the whole path must match. Tried after all others.'),
+    scheme: z
+      .enum(['http', 'https'])
+      .optional()
+      .describe('How the client came: over TLS or not; a trusted proxy says it by X-Forwarded-Proto.'),
     methods: oneOrMore(
       z.string().regex(/^[A-Z][A-Z0-9-]{0,31}$/, { error: 'expected a method in capital letters, such as GET' }),
     )

@@ -15,10 +15,12 @@ export interface MatchInput {
   /** Lower case, as the client sent it, with a port if any. */
   readonly authority: string
   readonly head: MessageHead
+  /** The client came over TLS, to us or to a trusted proxy. */
+  readonly secure?: boolean
 }
 
 /** What kept a route from matching, the first that failed; '' when it matches. */
-export type Mismatch = '' | 'host' | 'path' | 'method' | 'header' | 'query'
+export type Mismatch = '' | 'scheme' | 'host' | 'path' | 'method' | 'header' | 'query'
 
 type ValueTest = (value: string | undefined) => boolean
 
@@ -50,6 +52,8 @@ export class Matcher {
   mismatchButMethod(input: MatchInput): Mismatch {
     if (this.#path !== null && !this.#path(input.path)) return 'path'
     if (this.#hosts !== null && !this.#hosts.some((pattern) => matchesHost(pattern, input.authority))) return 'host'
+    const { scheme } = this.config
+    if (scheme !== undefined && (scheme === 'https') !== (input.secure ?? false)) return 'scheme'
     for (const { name, test } of this.#headers) if (!test(input.head.get(name))) return 'header'
     if (this.#query.length > 0) {
       const query = new URLSearchParams(input.query)
@@ -153,6 +157,7 @@ export function specificity(config: MatchConfig): number[] {
             ? 1
             : 0
   const length = (path ?? pathTemplate?.replaceAll(/\{[^}]*\}/g, '') ?? pathPrefix ?? '').length
-  const conditions = Object.keys(config.headers ?? {}).length + Object.keys(config.query ?? {}).length
+  const named = Object.keys(config.headers ?? {}).length + Object.keys(config.query ?? {}).length
+  const conditions = named + (config.scheme === undefined ? 0 : 1)
   return [host, kind, length, conditions, config.methods === undefined ? 0 : 1]
 }

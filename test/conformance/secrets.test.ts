@@ -138,9 +138,7 @@ describe('secrets', () => {
     gateway.reload({ ...config, routes: [{ match: { pathPrefix: '/' }, upstrem: canary('typo').slice(0, 4) }] })
     await gateway.waitForLog((line) => line.msg?.startsWith('config not taken') === true)
     // Lines wait a moment to leave together.
-    await gateway
-      .waitForLog((line) => line['http.response.status_code'] === 400, 3000)
-      .catch(() => undefined)
+    await gateway.waitForLog((line) => line['http.response.status_code'] === 400, 3000).catch(() => undefined)
     expect(gateway.output()).toContain('"url.path":"/jwt"')
     expectNoSecret(gateway.output(), 'the log')
   })

@@ -49,7 +49,10 @@ it('a trailer cannot bring a header that only the gateway may set', async () => 
     routes: [{ match: { pathPrefix: '/' }, upstream: 'app' }],
   })
   const body = '3\r\nabc\r\n0\r\nX-User-Id: admin\r\nX-Other: 1\r\n\r\n'
-  await send(gateway.port, `POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n${body}`)
+  await send(
+    gateway.port,
+    `POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n${body}`,
+  )
   const received = upstream.received().toString('latin1').toLowerCase()
   expect(received).toContain('x-other: 1')
   expect(received).not.toContain('x-user-id')

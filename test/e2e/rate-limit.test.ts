@@ -26,7 +26,12 @@ async function gatewayWith(config: Record<string, unknown>): Promise<TestGateway
 async function statusesOf(urls: string[], headers: Record<string, string> = {}): Promise<Map<number, number>> {
   const counts = new Map<number, number>()
   const answers = await Promise.all(
-    urls.map((url) => fetch(url, { headers }).then(async (r) => { await r.arrayBuffer(); return r.status })),
+    urls.map((url) =>
+      fetch(url, { headers }).then(async (r) => {
+        await r.arrayBuffer()
+        return r.status
+      }),
+    ),
   )
   for (const status of answers) counts.set(status, (counts.get(status) ?? 0) + 1)
   return counts
