@@ -181,6 +181,36 @@ describe('certificate files that change', () => {
   })
 })
 
+it('handshakes that break off count against the limit of connections only while they last', async () => {
+  const files = certificates.issue('limit', 'limit.test')
+  const limits = { connections: 10 }
+  const gateway = await startGateway(config({ certificates: [files] }, { limits, timeouts: { header: '500ms' } }))
+  try {
+    const silent = Array.from({ length: 10 }, () => netConnect(gateway.port, '127.0.0.1').on('error', () => {}))
+    await Promise.all(silent.map((socket) => new Promise((resolve) => socket.on('connect', resolve))))
+    await expect(get(gateway.port)).rejects.toThrow()
+    await Promise.all(silent.map((socket) => new Promise((resolve) => socket.on('close', resolve))))
+    for (let i = 0; i < 30; i++) {
+      const socket = netConnect(gateway.port, '127.0.0.1').on('error', () => {})
+      socket.write(i % 2 === 0 ? 'no handshake at all\r\n\r\n' : Buffer.from([22, 3, 1, 0, 200, 1]))
+      await new Promise((resolve) => setTimeout(resolve, 5))
+      if (i % 3 === 0) socket.resetAndDestroy()
+      else socket.destroy()
+    }
+    await expect
+      .poll(() =>
+        get(gateway.port).then(
+          ({ status }) => status,
+          () => 0,
+        ),
+      )
+      .toBe(200)
+    await expect.poll(() => gateway.metric('fluxor_connections')).toBe(0)
+  } finally {
+    await gateway.close()
+  }
+})
+
 describe('session tickets', () => {
   it('a session is resumed on whichever thread', async () => {
     const gateway = await startGateway(
