@@ -6,7 +6,7 @@
 
 import type { RouteConfig } from './config/schema.ts'
 import { type ClientStream, Exchange } from './exchange.ts'
-import { requestHead } from './http/forward.ts'
+import { cameSecurely, requestHead } from './http/forward.ts'
 import { normalisePath } from './http/path.ts'
 import { frameRequest, type RequestFrame } from './http1/framing.ts'
 import { MessageHead, PARSED } from './http1/message-head.ts'
@@ -18,7 +18,7 @@ import { compileRateLimitLook, type RateLimitLook } from './policies/rate-limit/
 import { Matcher, type Mismatch } from './routing/matcher.ts'
 import { compileRewrite } from './routing/rewrite.ts'
 import { GLOBAL_SCOPE } from './services.ts'
-import { cameSecurely, type Snapshot } from './snapshot.ts'
+import type { Snapshot } from './snapshot.ts'
 
 export interface ExplainRequest {
   readonly method: string

@@ -7,7 +7,7 @@ import { answer, fail, type RouteHandler, refuse } from './answer.ts'
 import type { Config, RouteConfig } from './config/schema.ts'
 import type { Exchange } from './exchange.ts'
 import { compileTrustedProxies, type TrustedProxies } from './http/client-address.ts'
-import type { ForwardOptions } from './http/forward.ts'
+import { cameSecurely, type ForwardOptions } from './http/forward.ts'
 import { normalisePath } from './http/path.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { RequestFrame } from './http1/framing.ts'
@@ -226,12 +226,6 @@ const REFUSAL_CODES: Record<Extract<Refusal, string>, LocalReplyCode> = {
   bodyTimeout: 'REQUEST_TIMEOUT',
   bodyTooLarge: 'TOO_LARGE',
   badBody: 'BAD_REQUEST',
-}
-
-/** Whether the client used TLS, as far as it is known. */
-export function cameSecurely(x: Exchange): boolean {
-  const told = x.peerTrusted ? x.request.value(FIELD_ID['x-forwarded-proto']) : undefined
-  return told === undefined ? x.client.listener.secure : told.toLowerCase() === 'https'
 }
 
 const requestIdPrefix = `${process.pid.toString(36)}${Math.random().toString(36).slice(2, 12)}-`

@@ -133,6 +133,12 @@ function forwardedField(x: Exchange): string {
   return `Forwarded: for=${node}${host};proto=${listener.secure ? 'https' : 'http'}\r\n`
 }
 
+/** Whether the client used TLS, to us or, as a trusted peer says, to the proxy in front. */
+export function cameSecurely(x: Exchange): boolean {
+  const told = x.peerTrusted ? x.request.value(FIELD_ID['x-forwarded-proto']) : undefined
+  return told === undefined ? x.client.listener.secure : told.toLowerCase() === 'https'
+}
+
 function droppedNames(x: Exchange, reserved: ReadonlySet<string> | null): ReadonlySet<string> | null {
   if (x.connectionNames === null && x.requestDrop === null && x.requestFields === '') return reserved
   const names = new Set<string>(reserved)
