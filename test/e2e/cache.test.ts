@@ -294,6 +294,9 @@ describe.skipIf(services.redis === undefined)('Redis', () => {
     ['random bytes', (client, key) => each(client, key, async () => randomBytes(200))],
     ['other types', async (client, key) => [await client.del(key), await client.set(key, 'garbage')]],
     ['lists in place of sets', async (client, key) => [await client.del(key), await client.lpush(key, 'x', '')]],
+    ['random names of Vary', (client, key) => each(client, key, async () => randomBytes(9), true)],
+    ['other names of Vary', (client, key) => each(client, key, async () => Buffer.from('["host",1,null]'), true)],
+    ['no names of Vary', (client, key) => each(client, key, async () => Buffer.from('[]'), true)],
     ['empty values', (client, key) => each(client, key, async () => Buffer.alloc(0))],
     ['cut values', (client, key) => each(client, key, async (value) => value.subarray(0, value.length - 2))],
     ['longer values', (client, key) => each(client, key, async (value) => Buffer.concat([value, randomBytes(3)]))],
@@ -335,7 +338,13 @@ describe.skipIf(services.redis === undefined)('Redis', () => {
     expect(a.output()).not.toMatch(/an exchange failed/)
   })
 
-  async function each(client: Redis, key: string, spoilt: (value: Buffer) => Promise<Buffer>): Promise<void> {
+  /** @param names the names of Vary, else the answers */
+  async function each(
+    client: Redis,
+    key: string,
+    spoilt: (value: Buffer) => Promise<Buffer>,
+    names = false,
+  ): Promise<void> {
     if ((await client.type(key)) === 'set') {
       const members = await client.smembersBuffer(key)
       await client.del(key)
@@ -343,7 +352,7 @@ describe.skipIf(services.redis === undefined)('Redis', () => {
       return
     }
     for (const [name, value] of Object.entries(await client.hgetallBuffer(key)))
-      await client.hset(key, name, await spoilt(value))
+      if ((name === 'v') === names) await client.hset(key, name, await spoilt(value))
   }
 })
 
