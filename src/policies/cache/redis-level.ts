@@ -16,6 +16,15 @@ const ANSWER = 'cache:a:'
 const BY_TAG = 'cache:t:'
 const BY_URL = 'cache:u:'
 const CHANNEL = 'cache:purge'
+const COUNT = 'cache:n'
+/**
+ * Numbers each purge and tells it in one step: who was cut off sees by the number that something was missed. A Redis that has
+ * lost its data begins at another number, the time.
+ */
+const TELL = `
+if redis.call('EXISTS', KEYS[1]) == 0 then redis.call('SET', KEYS[1], ARGV[1]) end
+redis.call('PUBLISH', ARGV[2], string.format('%.0f ', redis.call('INCR', KEYS[1])) .. ARGV[3])`
+const EVERYTHING: PurgeRequest = { prefixes: ['/'] }
 /** Indexes outlive the answers they lead to. */
 const INDEX_MS = 2 * 86_400_000
 const MAX_VARIANTS = 32
@@ -39,6 +48,8 @@ class RedisLevel implements SecondLevel {
   /** What was stored last: a ring. */
   readonly #recent: ({ readonly url: string; readonly tags: readonly string[] } | undefined)[] = []
   #sets = 0
+  /** Number of the last purge heard of; undefined: not known yet. */
+  #heard: number | undefined
 
   constructor(door: RedisDoor) {
     this.#door = door
@@ -120,7 +131,10 @@ class RedisLevel implements SecondLevel {
     const subscriber = (this.#subscriber ??= this.#door.subscriber())
     subscriber.on('message', (_channel: string, text: string) => {
       try {
-        const { from, request } = JSON.parse(text) as { from: string; request: PurgeRequest }
+        const space = text.indexOf(' ')
+        const { from, request } = JSON.parse(text.slice(space)) as { from: string; request: PurgeRequest }
+        const missed = this.#hear(Number(text.slice(0, space)), 1)
+        if (missed) listener(EVERYTHING)
         if (from === this.#id) return
         listener(request)
         this.#dropRecent(request)
@@ -128,16 +142,29 @@ class RedisLevel implements SecondLevel {
         // Not one of ours.
       }
     })
-    subscriber.on('ready', () => this.#subscribe(subscriber))
-    if (subscriber.status === 'ready') this.#subscribe(subscriber)
+    subscriber.on('ready', () => this.#subscribe(subscriber, listener))
+    if (subscriber.status === 'ready') this.#subscribe(subscriber, listener)
+  }
+
+  /** True when purges were missed: the number is not `step` above the last one heard. */
+  #hear(number: number, step: 0 | 1): boolean {
+    const before = this.#heard
+    this.#heard = number
+    return before !== undefined && number !== before + step
   }
 
   /** A subscription that fails (a slow start) is tried again: without it no purge of others arrives. */
-  #subscribe(subscriber: RedisClient): void {
+  #subscribe(subscriber: RedisClient, listener: (request: PurgeRequest) => void): void {
     clearTimeout(this.#resubscribe)
-    subscriber.subscribe(this.#prefix + CHANNEL).catch(() => {
+    const subscribed = async () => {
+      await subscriber.subscribe(this.#prefix + CHANNEL)
+      const count = await this.#door.client.get(COUNT)
+      // Without a number nobody has purged since Redis began: it holds nothing, and memory is as good as before.
+      if (count !== null && this.#hear(Number(count), 0)) listener(EVERYTHING)
+    }
+    subscribed().catch(() => {
       if (subscriber !== this.#subscriber || subscriber.status !== 'ready') return
-      this.#resubscribe = setTimeout(() => this.#subscribe(subscriber), RESUBSCRIBE_MS)
+      this.#resubscribe = setTimeout(() => this.#subscribe(subscriber, listener), RESUBSCRIBE_MS)
       this.#resubscribe.unref()
     })
   }
@@ -164,7 +191,8 @@ class RedisLevel implements SecondLevel {
   }
 
   #publish(request: PurgeRequest): Promise<unknown> {
-    return this.#door.client.publish(this.#prefix + CHANNEL, JSON.stringify({ from: this.#id, request }))
+    const message = JSON.stringify({ from: this.#id, request })
+    return this.#door.client.eval(TELL, 1, COUNT, Date.now() * 1000, this.#prefix + CHANNEL, message)
   }
 
   async #dropUrl(client: RedisClient, url: string): Promise<number> {

@@ -111,7 +111,7 @@ describe('two gateways on one Redis', () => {
     a.ask({ path: '/a', method: 'POST' })
     a.last.reply(200, {}, '')
     await until(() => b.cache.store.size === 0)
-    expect(await keys()).toBe(0)
+    expect(await redis.command('EXISTS fluxor:cache:a:http://example.com/a')).toBe(':0\r\n')
   })
 
   it('take out again what was on its way to Redis while it was purged there', async () => {
@@ -123,11 +123,35 @@ describe('two gateways on one Redis', () => {
     const hit = b.ask({ path: '/a' })
     await until(() => hit.ended)
     // As if this purge had found nothing: the answer came after it.
-    await redis.command(`PUBLISH fluxor:cache:purge '{"from":"another","request":{"tags":["t"]}}'`)
+    await redis.command(`PUBLISH fluxor:cache:purge '1 {"from":"another","request":{"tags":["t"]}}'`)
     await until(async () => a.cache.store.size === 0 && b.cache.store.size === 0)
     b.ask({ path: '/a' })
     await until(() => b.origin.length === 1)
   })
+})
+
+it('a gateway that was cut off while others purged lets go what it has, and one that missed nothing does not', async () => {
+  const [a, b] = [await gateway(), await gateway()]
+  b.fetch({ path: '/kept' }, 200, FRESH)
+  for (const bench of [a, b]) {
+    bench.ask({ path: '/a' })
+    await until(
+      () =>
+        bench.origin.some(({ x }) => x.path === '/a') || bench.cache.store.get('http://example.com/a') !== undefined,
+    )
+    const asked = bench.origin.find(({ x }) => x.path === '/a')
+    asked?.reply(200, { ...FRESH, Date: bench.date }, 'old')
+    await until(() => bench.cache.store.get('http://example.com/a') !== undefined)
+  }
+  const listening = async () => Number(/:(\d+)\r\n$/.exec(await redis.command('PUBSUB NUMSUB fluxor:cache:purge'))![1])
+  const all = await listening()
+  await a.cache.second!.purge({ urls: ['/nothing'] })
+  await redis.command('CLIENT KILL TYPE pubsub')
+  await until(async () => (await listening()) === all)
+  expect(b.cache.store.get('http://example.com/a')).toBeDefined()
+  await redis.command('CLIENT KILL TYPE pubsub')
+  await a.cache.second!.purge({ urls: ['/nothing'] })
+  await until(() => b.cache.store.size === 0)
 })
 
 describe('a value in Redis', () => {
