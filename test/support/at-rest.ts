@@ -30,7 +30,7 @@ export async function measure(gateway: TestGateway): Promise<Rest> {
     streams: sumOf(text, 'current_streams'),
     queue: sumOf(text, 'queue_size'),
     skew: sumOf(text, 'fluxor_ccu_ledger_skew'),
-    connections: sumOf(text, 'fluxor_connections_open') ?? 0,
+    connections: sumOf(text, 'fluxor_connections'),
     descriptors: readdirSync(`/proc/${gateway.pid}/fd`).length,
   }
 }
