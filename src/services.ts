@@ -142,7 +142,8 @@ export class Services {
 
   /** What the first requests would miss: connections to Redis, key sets. Bounded: a service that is down delays no start. */
   async ready(): Promise<void> {
-    const doors = [...this.#redis.values()].map((door) => door.whenUp(START_WAIT_MS))
+    const doors: Promise<unknown>[] = [...this.#redis.values()].map((door) => door.whenUp(START_WAIT_MS))
+    doors.push(this.cache?.second?.ready?.(START_WAIT_MS) ?? Promise.resolve())
     const keys = Promise.race([
       this.keySets.ready(),
       new Promise((resolve) => setTimeout(resolve, START_WAIT_MS).unref()),

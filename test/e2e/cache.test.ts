@@ -329,8 +329,8 @@ describe.skipIf(services.redis === undefined)('Redis', () => {
     await allRight(a)
     await allRight(b)
     const before = seen.length
-    expect(await purge(a, { tags: ['pages'] })).toBeGreaterThanOrEqual(0)
     await until(async () => {
+      await purge(a, { tags: ['pages'] })
       await allRight(b)
       return seen.length >= before + 2 * PATHS.length
     }, 'the purge did not reach the second gateway')

@@ -32,8 +32,9 @@ const SCAN_COUNT = 1000
 /** A purge is an order: it is tried again where a request would do without Redis. */
 const PURGE_TRIES = 3
 const RESUBSCRIBE_MS = 1000
-/** Answers of this thread that may still be on their way to Redis. */
+/** Answers of this thread that may still be on their way to Redis: how many are remembered, and for how long. */
 const RECENT = 256
+const RECENT_MS = 1000
 
 export function createRedisLevel(door: RedisDoor): SecondLevel {
   return new RedisLevel(door)
@@ -46,10 +47,18 @@ class RedisLevel implements SecondLevel {
   #subscriber: RedisClient | undefined
   #resubscribe: NodeJS.Timeout | undefined
   /** What was stored last: a ring. */
-  readonly #recent: ({ readonly url: string; readonly tags: readonly string[] } | undefined)[] = []
+  readonly #recent: (
+    | { readonly url: string; readonly tags: readonly string[]; readonly untilMs: number }
+    | undefined
+  )[] = []
   #sets = 0
   /** Number of the last purge heard of; undefined: not known yet. */
   #heard: number | undefined
+  /** Subscribed once: from then on the numbers tell what was missed. */
+  #listens = false
+  /** Memory got something before that. */
+  #early = false
+  #waiting: (() => void)[] = []
 
   constructor(door: RedisDoor) {
     this.#door = door
@@ -58,6 +67,7 @@ class RedisLevel implements SecondLevel {
 
   async get(key: string, variantOf: (varyNames: readonly string[]) => string): Promise<StoredAnswer | undefined> {
     if (!this.#door.up) return undefined
+    this.#early ||= !this.#listens
     try {
       const at = answerKey(key)
       const [names, plain] = await this.#door.ask((client) => client.hmgetBuffer(at, 'v', 'a'))
@@ -74,11 +84,12 @@ class RedisLevel implements SecondLevel {
   }
 
   set(key: string, url: string, answer: StoredAnswer, keepMs: number): void {
+    this.#early ||= !this.#listens
     if (!this.#door.up) return
     const at = answerKey(key)
     const names = JSON.stringify(answer.varyNames)
     const value = encode(at, answer)
-    this.#recent[this.#sets++ % RECENT] = { url, tags: answer.tags }
+    this.#recent[this.#sets++ % RECENT] = { url, tags: answer.tags, untilMs: performance.now() + RECENT_MS }
     this.#quietly(async (client) => {
       const commands: Promise<unknown>[] = [
         client.hset(at, 'v', names, `a${answer.variantKey}`, value),
@@ -146,6 +157,17 @@ class RedisLevel implements SecondLevel {
     if (subscriber.status === 'ready') this.#subscribe(subscriber, listener)
   }
 
+  ready(timeoutMs: number): Promise<void> {
+    if (this.#listens) return Promise.resolve()
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, timeoutMs)
+      this.#waiting.push(() => {
+        clearTimeout(timer)
+        resolve()
+      })
+    })
+  }
+
   /** True when purges were missed: the number is not `step` above the last one heard. */
   #hear(number: number, step: 0 | 1): boolean {
     const before = this.#heard
@@ -160,7 +182,10 @@ class RedisLevel implements SecondLevel {
       await subscriber.subscribe(this.#prefix + CHANNEL)
       const count = await this.#door.client.get(COUNT)
       // Without a number nobody has purged since Redis began: it holds nothing, and memory is as good as before.
-      if (count !== null && this.#hear(Number(count), 0)) listener(EVERYTHING)
+      const missed = count !== null && this.#hear(Number(count), 0)
+      if (missed || (!this.#listens && this.#early)) listener(EVERYTHING)
+      this.#listens = true
+      for (const waiting of this.#waiting.splice(0)) waiting()
     }
     subscribed().catch(() => {
       if (subscriber !== this.#subscriber || subscriber.status !== 'ready') return
@@ -171,8 +196,9 @@ class RedisLevel implements SecondLevel {
 
   /** What was on its way to Redis while another gateway purged there has come after it: it goes again. */
   #dropRecent(request: PurgeRequest): void {
+    const nowMs = performance.now()
     for (const [i, set] of this.#recent.entries()) {
-      if (set === undefined) continue
+      if (set === undefined || set.untilMs < nowMs) continue
       if (!namesUrl(request, set.url) && !request.tags?.some((tag) => set.tags.includes(tag))) continue
       this.#recent[i] = undefined
       this.invalidate(set.url)

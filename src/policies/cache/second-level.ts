@@ -22,6 +22,8 @@ export interface SecondLevel {
   purge(request: PurgeRequest): Promise<number | undefined>
   /** Drops the URL whoever its answers are divided by, and tells every other gateway; in the background. */
   invalidate(url: string): void
+  /** Resolves once purges of others arrive, at the latest after `timeoutMs`. For the start of the gateway. */
+  ready?(timeoutMs: number): Promise<void>
   /** What other gateways purge. */
   onPurge(listener: (request: PurgeRequest) => void): void
   close(): void

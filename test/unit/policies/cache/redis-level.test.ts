@@ -1,11 +1,12 @@
 import fc from 'fast-check'
 import { Redis } from 'ioredis'
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest'
 import { createCache } from '../../../../src/policies/cache/cache.ts'
 import { cacheConfig } from '../../../../src/policies/cache/config.ts'
 import { createRedisLevel } from '../../../../src/policies/cache/redis-level.ts'
 import { openRedis, type RedisDoor } from '../../../../src/redis.ts'
-import { startRedis, type TestRedis } from '../../../support/redis.ts'
+import { freePort } from '../../../support/free-port.ts'
+import { startRedis, TestRedis } from '../../../support/redis.ts'
 import { Bench, type BenchOptions } from './harness.ts'
 
 const FRESH = { 'Cache-Control': 'max-age=600' }
@@ -18,26 +19,36 @@ beforeAll(async () => {
 beforeEach(async () => {
   await redis.command('FLUSHALL')
 })
-afterAll(async () => {
-  for (const door of doors) door.close()
-  await redis.close()
+afterEach(() => {
+  for (const door of doors.splice(0)) door.close()
 })
+afterAll(() => redis.close())
 
 /** A gateway with a memory of its own on the shared Redis. */
 async function gateway(config: Record<string, unknown> = {}, options: BenchOptions = {}): Promise<Bench> {
+  const [bench, door] = await gatewayOn(redis.url, config, options)
+  await door.whenUp(5000)
+  await bench.cache.second!.ready!(5000)
+  return bench
+}
+
+async function gatewayOn(
+  url: string,
+  config: Record<string, unknown> = {},
+  options: BenchOptions = {},
+): Promise<[Bench, RedisDoor]> {
   const door = openRedis('main', {
-    url: redis.url,
+    url,
     keyPrefix: 'fluxor:',
     connectTimeout: 1000,
     commandTimeout: 500,
   } as Parameters<typeof openRedis>[1])
   doors.push(door)
-  await door.whenUp(5000)
   let nowMs = () => Date.now()
   const cache = createCache(cacheConfig.parse({}), { clock: () => nowMs(), second: createRedisLevel(door) })
   const bench = new Bench(config, { ...options, cache })
   nowMs = () => bench.nowMs
-  return bench
+  return [bench, door]
 }
 
 async function until(done: () => boolean | Promise<boolean>): Promise<void> {
@@ -132,7 +143,6 @@ describe('two gateways on one Redis', () => {
 
 it('a gateway that was cut off while others purged lets go what it has, and one that missed nothing does not', async () => {
   const [a, b] = [await gateway(), await gateway()]
-  b.fetch({ path: '/kept' }, 200, FRESH)
   for (const bench of [a, b]) {
     bench.ask({ path: '/a' })
     await until(
@@ -152,6 +162,19 @@ it('a gateway that was cut off while others purged lets go what it has, and one 
   await redis.command('CLIENT KILL TYPE pubsub')
   await a.cache.second!.purge({ urls: ['/nothing'] })
   await until(() => b.cache.store.size === 0)
+})
+
+it('what memory got before purges of others could arrive is let go when they can', async () => {
+  const late = new TestRedis(await freePort())
+  const [a, door] = await gatewayOn(late.url)
+  a.ask({ path: '/early' })
+  await until(() => a.origin.length === 1)
+  a.last.reply(200, { ...FRESH, Date: a.date }, 'early')
+  expect(a.cache.store.size).toBe(1)
+  await late.start()
+  await until(() => a.cache.store.size === 0)
+  door.close()
+  await late.close()
 })
 
 describe('a value in Redis', () => {
