@@ -119,7 +119,10 @@ class Http2Connection implements ClientConnection {
 
   #onStream(stream: http2.ServerHttp2Stream, flags: number, rawHeaders: string[]): void {
     // Node tells of a stream one tick late: a connection that broke meanwhile has ended it, and will say so no more.
-    if (stream.destroyed || this.#closed) return
+    if (stream.destroyed || this.#closed) {
+      stream.on('error', () => {}) // said all the same, and fatal where nobody listens
+      return
+    }
     this.#deadlineMs = Number.POSITIVE_INFINITY
     const endStream = (flags & http2.constants.NGHTTP2_FLAG_END_STREAM) !== 0
     const one = new Http2Stream(this, stream)
