@@ -3,6 +3,7 @@
  * two requests that mean the same share a stored answer.
  */
 
+import { trimOws } from '../http1/bytes.ts'
 import { normaliseAcceptEncoding } from './accept-encoding.ts'
 
 /** Lower-case names, sorted, each once; `*` when nothing about a request can promise a match. */
@@ -24,8 +25,13 @@ export function parseVary(value: string | undefined): string[] | '*' {
 export function normaliseField(name: string, value: string): string {
   if (name === 'accept-encoding') return normaliseAcceptEncoding(value)
   if (name === 'cookie' || name === 'authorization' || value.includes('"')) return value
-  const trimmed = value.trim().replace(/[ \t]*,[ \t]*/g, ',')
-  return name === 'accept-language' ? trimmed.replace(/[ \t]*;[ \t]*/g, ';').toLowerCase() : trimmed
+  const trimmed = tight(value, ',')
+  return name === 'accept-language' ? tight(trimmed, ';').toLowerCase() : trimmed
+}
+
+/** Without white space around the separators. By parts: a pattern would try every run of it from each of its ends. */
+function tight(value: string, separator: string): string {
+  return value.split(separator).map(trimOws).join(separator)
 }
 
 /** The variant that a request asks for. An absent field is not an empty one (RFC 9111 §4.1). */

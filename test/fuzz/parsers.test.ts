@@ -9,6 +9,7 @@ import { normaliseAcceptEncoding, pickEncoding } from '../../src/http/accept-enc
 import { type CacheControl, parseCacheControl, parseTargetedCacheControl } from '../../src/http/cache-control.ts'
 import { compileTrustedProxies, normalizeAddress, parseCidr } from '../../src/http/client-address.ts'
 import { ifRangeHolds, matchesEntityTag } from '../../src/http/conditional.ts'
+import type { FieldLine } from '../../src/http/field-lines.ts'
 import { parseHttpDate } from '../../src/http/http-date.ts'
 import { normalisePath } from '../../src/http/path.ts'
 import { parseRange } from '../../src/http/range.ts'
@@ -19,6 +20,7 @@ import { parseProxyHeader } from '../../src/listener/proxy-protocol.ts'
 import { jsonText, plainText, redactQuery, redactUrl } from '../../src/observability/log-text.ts'
 import { parseDeadline, parseGrpcTimeout } from '../../src/policies/admission/deadline.ts'
 import { withoutParameters } from '../../src/policies/auth/credentials.ts'
+import { tagsOf } from '../../src/policies/cache/entry.ts'
 import { proxyHeader } from '../../src/upstream/proxy-header.ts'
 import { parseRetryAfter } from '../../src/upstream/retry.ts'
 import { FUZZ_TIMEOUT_MS, parameters } from './runs.ts'
@@ -104,8 +106,8 @@ const parsers: [name: string, pieces: string[], check: (text: string) => void][]
     },
   ],
   [
-    'Vary',
-    ['accept', 'Accept-Language', '*', ',', ' ', '\t', ';', '__proto__', '"', 'x'],
+    'Vary and tags',
+    ['accept', 'Accept-Language', '\t'.repeat(50), '*', ',', ' ', '\t', ';', '__proto__', '"', 'x'],
     (text) => {
       const names = parseVary(text)
       if (names === '*') return
@@ -113,6 +115,10 @@ const parsers: [name: string, pieces: string[], check: (text: string) => void][]
       expect(parseVary(names.join(','))).toEqual(names)
       variantKey(names, () => text)
       for (const name of ['accept-encoding', 'accept-language', 'x']) normaliseField(name, text)
+      tagsOf([
+        { name: 'cache-tag', value: text, line: '' },
+        { name: 'surrogate-key', value: text, line: '' },
+      ] as FieldLine[])
     },
   ],
   [
@@ -196,7 +202,7 @@ const parsers: [name: string, pieces: string[], check: (text: string) => void][]
       redactQuery(`?${text}`)
       redactUrl(text)
       withoutParameters(`?${text}`, new Set(['token']))
-      expect(redactQuery(`?token=secret-value&${text}`)).not.toContain('token=secret-value')
+      expect(redactQuery(`?token=canary&${text}`)).not.toContain('canary')
     },
   ],
   [
@@ -221,16 +227,22 @@ describe.each(parsers)('%s', (_name, pieces, check) => {
   })
 
   it('costs little, however long', { timeout: FUZZ_TIMEOUT_MS }, () => {
+    const cost = (first: string, repeated: string, last: string) => {
+      const text = first + repeated.repeat(Math.ceil(HOSTILE_BYTES / repeated.length)) + last
+      expect(
+        cpuMs(() => check(text)),
+        JSON.stringify([first, repeated, last]),
+      ).toBeLessThan(MAX_CPU_MS)
+    }
+    // A run of one piece is what backtracking meets most often.
+    for (const piece of new Set([...pieces, ' ', '\t', 'a'])) cost('a', piece, 'a')
     const pattern = fc.tuple(
       fc.array(fc.constantFrom(...pieces), { maxLength: 3 }).map((list) => list.join('')),
       fc.array(fc.constantFrom(...pieces), { minLength: 1, maxLength: 4 }).map((list) => list.join('')),
       fc.array(fc.constantFrom(...pieces, '\x01'), { maxLength: 3 }).map((list) => list.join('')),
     )
     fc.assert(
-      fc.property(pattern, ([first, repeated, last]) => {
-        const text = first + repeated.repeat(Math.ceil(HOSTILE_BYTES / repeated.length)) + last
-        expect(cpuMs(() => check(text))).toBeLessThan(MAX_CPU_MS)
-      }),
+      fc.property(pattern, ([first, repeated, last]) => cost(first, repeated, last)),
       parameters(15, 0.02),
     )
   })

@@ -6,7 +6,7 @@
 import type { Validators } from '../../http/conditional.ts'
 import { type FieldLine, fieldOf, withoutFields } from '../../http/field-lines.ts'
 import { formatHttpDate, parseHttpDate } from '../../http/http-date.ts'
-import { latin1 } from '../../http1/bytes.ts'
+import { latin1, trimOws } from '../../http1/bytes.ts'
 import type { Freshness } from './freshness.ts'
 
 /** One body under one content coding, as it is sent. */
@@ -220,7 +220,8 @@ export function tagsOf(lines: readonly FieldLine[]): string[] {
   const tags = new Set<string>()
   for (const { name, value } of lines) {
     if (name !== 'surrogate-key' && name !== 'cache-tag') continue
-    for (const tag of value.split(name === 'cache-tag' ? /\s*,\s*/ : /\s+/)) {
+    for (const part of value.split(name === 'cache-tag' ? ',' : /[ \t]+/)) {
+      const tag = trimOws(part)
       if (tag !== '' && tags.size < MAX_TAGS) tags.add(tag)
     }
   }
