@@ -1,11 +1,10 @@
 /**
  * What stands in deploy/: every file parses, every config passes `check --strict`, numbers that belong together agree, the
- * chart's templates use only values that exist. kubectl and helm judge too, where they are installed.
+ * chart's templates use only values that exist.
  */
 
-import { execFileSync } from 'node:child_process'
 import { existsSync, globSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { parse, parseAllDocuments } from 'yaml'
 import { z } from 'zod'
@@ -13,12 +12,9 @@ import { advise } from '../../src/config/advisor.ts'
 import { loadConfig, parseConfig } from '../../src/config/load.ts'
 import { formatProblem } from '../../src/config/problems.ts'
 import type { Config } from '../../src/config/schema.ts'
-import { findOnPath } from '../support/services.ts'
 import { root } from './packed.ts'
 
 const deploy = join(root, 'deploy')
-const kubectl = findOnPath('kubectl')
-const helm = findOnPath('helm')
 const chart = join(deploy, 'helm/fluxor-gateway')
 
 // biome-ignore lint/suspicious/noExplicitAny: manifests are looked into by the dozen, and a miss is a failed test
@@ -178,19 +174,6 @@ describe('deploy/k8s', () => {
       for (const { kind, apiVersion } of documents(file)) expect(apiVersion, `${file}: ${kind}`).toBe(served[kind])
     }
   })
-
-  for (const variant of ['sidecar', 'tier', 'tier-keda']) {
-    it.skipIf(kubectl === undefined)(`${variant} is built by kubectl kustomize`, () => {
-      const text = execFileSync(kubectl!, ['kustomize', join(deploy, 'k8s', variant)], {
-        encoding: 'utf8',
-        timeout: 60_000,
-      })
-      const kinds = parseAllDocuments(text).map((document) => (document.toJS() as Any)['kind'] as string)
-      expect(kinds).toContain('ConfigMap')
-      expect(kinds.includes('HorizontalPodAutoscaler')).toBe(variant === 'tier')
-      expect(kinds.includes('ScaledObject')).toBe(variant === 'tier-keda')
-    })
-  }
 })
 
 describe('deploy/helm', () => {
@@ -240,18 +223,5 @@ describe('deploy/helm', () => {
       expect(readFileSync(join(deploy, file), 'utf8')).toContain(`image: fluxor-gateway:${version}\n`)
     }
     expect(readFileSync(join(root, 'Dockerfile'), 'utf8')).toContain(`ARG VERSION=${version}\n`)
-  })
-
-  it.skipIf(helm === undefined)('is rendered by helm in each mode', () => {
-    const admin = '--set-json=config.server.admin={"address":"0.0.0.0:9901","token":"x"}'
-    for (const [mode, ...flags] of [
-      ['off'],
-      ['hpa'],
-      ['keda', '--set=autoscaling.adminTokenSecret=admin', admin],
-    ] as const) {
-      const args = ['template', 'edge', chart, `--set-string=autoscaling.mode=${mode}`, ...flags]
-      const text = execFileSync(helm!, args, { encoding: 'utf8', timeout: 60_000, cwd: dirname(chart) })
-      for (const document of parseAllDocuments(text)) expect(document.errors).toEqual([])
-    }
   })
 })

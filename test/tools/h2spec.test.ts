@@ -1,10 +1,10 @@
-/** h2spec (github.com/summerwind/h2spec) against the gateway, where it is on PATH: its generic, http2 and hpack sections. */
+/** h2spec (github.com/summerwind/h2spec) against the gateway, `npm run conformance:tools`: its generic, http2 and hpack sections. */
 
 import { execFile } from 'node:child_process'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { startGateway, type TestGateway } from '../../support/gateway.ts'
-import { findOnPath } from '../../support/services.ts'
-import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
+import { startGateway, type TestGateway } from '../support/gateway.ts'
+import { findOnPath } from '../support/services.ts'
+import { type HttpUpstream, startHttpUpstream } from '../support/upstream.ts'
 
 const h2spec = findOnPath('h2spec')
 
@@ -27,7 +27,7 @@ const EXCEPTIONS: Readonly<Record<string, string>> = {
     'the connection ends, not the stream alone',
 }
 
-describe.skipIf(h2spec === undefined)('h2spec', () => {
+describe('h2spec', () => {
   let gateway: TestGateway
   let upstream: HttpUpstream
   beforeAll(async () => {
