@@ -63,8 +63,8 @@ for (const name of positionals.length > 0 ? positionals : known) {
   if ('subjects' in answer) printComparison(answer, question.compare!.baseline)
   else printTable(answer.rows)
   for (const verdict of answer.verdicts) {
-    if (!verdict.met) unmet++
-    console.log(`${verdict.met ? 'met    ' : 'NOT MET'}  ${verdict.text}`)
+    if (verdict.met === false) unmet++
+    console.log(`${verdict.met === undefined ? 'no peer' : verdict.met ? 'met    ' : 'NOT MET'}  ${verdict.text}`)
   }
   answers[name] = { asks: question.asks, answer }
 }

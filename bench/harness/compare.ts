@@ -53,7 +53,8 @@ export interface SubjectResult {
 
 export interface Verdict {
   text: string
-  met: boolean
+  /** Undefined: there was nothing to compare with. */
+  met: boolean | undefined
 }
 
 export interface ComparisonResult {
@@ -136,7 +137,7 @@ function judge(goal: Goal, results: SubjectResult[]): Verdict {
   const versus = results.find((result) => result.name === goal.versus)
   const what = `${goal.subject} costs at most ${goal.atMost.toFixed(2)}x of ${goal.versus}`
   if (subject === undefined) return { text: `${what}: it did not start`, met: false }
-  if (versus === undefined) return { text: `${what}: nothing to compare with on this machine`, met: true }
+  if (versus === undefined) return { text: `${what}: not on this machine`, met: undefined }
   const values = ratios(subject, versus)
   const found = median(values)
   const spread = `${Math.min(...values).toFixed(2)}–${Math.max(...values).toFixed(2)}`
