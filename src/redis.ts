@@ -126,7 +126,7 @@ export class RedisDoor {
     })
   }
 
-  /** A connection of its own that may subscribe; closed with the door. It resubscribes when it reconnects. */
+  /** A connection of its own that may subscribe, at each `ready`; closed with the door. */
   subscriber(): RedisClient {
     const client = this.#connect(true)
     client.on('error', ignore)
@@ -241,7 +241,11 @@ export function openRedis(name: string, config: RedisServerConfig, options?: Red
   }
   const whole: RedisOptions = { ...shared, keyPrefix, enableAutoPipelining: true }
   const connect: Connect = (subscriber) => {
-    const own = subscriber ? { enableOfflineQueue: true, maxRetriesPerRequest: null, enableAutoPipelining: false } : {}
+    // autoResubscribe: the library waits for its own subscriptions nowhere, and a Redis that leaves meanwhile would end
+    // the process with their rejection. Who subscribes does so at each `ready`.
+    const own = subscriber
+      ? { enableOfflineQueue: true, maxRetriesPerRequest: null, enableAutoPipelining: false, autoResubscribe: false }
+      : {}
     if (config.url !== undefined) return new Redis(config.url, urlOptions({ ...whole, ...own }))
     if (config.sentinels !== undefined) {
       return new Redis({
