@@ -5,6 +5,7 @@
 
 import { randomBytes } from 'node:crypto'
 import type { Exchange } from '../exchange.ts'
+import { flat } from '../http1/bytes.ts'
 import { FIELD_ID, type FieldName } from '../http1/field-names.ts'
 import { listTokens } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
@@ -103,9 +104,10 @@ function untrustedFields(x: Exchange): string {
   if (lines === '') {
     const address = client.remoteAddress
     const { secure, port } = client.listener
-    lines =
+    lines = flat(
       `X-Forwarded-For: ${address}\r\nX-Real-IP: ${address}\r\n` +
-      `X-Forwarded-Proto: ${secure ? 'https' : 'http'}\r\nX-Forwarded-Port: ${port}\r\n`
+        `X-Forwarded-Proto: ${secure ? 'https' : 'http'}\r\nX-Forwarded-Port: ${port}\r\n`,
+    )
     client.forwardedFields = lines
   }
   return x.authority === '' ? lines : `${lines}X-Forwarded-Host: ${x.authority}\r\n`

@@ -8,6 +8,15 @@ export function latin1(bytes: Uint8Array, start: number, end: number): string {
   return (bytes as unknown as Latin1Buffer).latin1Slice(start, end)
 }
 
+/**
+ * The same text in one piece. V8 keeps what was put together as a tree and walks it at every write; asking for a
+ * character makes it flat. For text that is made once and written often.
+ */
+export function flat(text: string): string {
+  text.charCodeAt(0)
+  return text
+}
+
 /** Without the optional white space (SP, HTAB: RFC 9110 §5.6.3) around it. `trim()` would take more, such as a no-break space. */
 export function trimOws(text: string): string {
   let start = 0

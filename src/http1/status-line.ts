@@ -1,9 +1,11 @@
 /** Status lines and dates, made once. */
 
 import { STATUS_CODES } from 'node:http'
+import { flat } from './bytes.ts'
 
 const lines: string[] = []
-for (let status = 100; status < 600; status++) lines[status] = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n`
+for (let status = 100; status < 600; status++)
+  lines[status] = flat(`HTTP/1.1 ${status} ${STATUS_CODES[status] ?? ''}\r\n`)
 
 export function statusLine(status: number): string {
   return lines[status]!
