@@ -49,9 +49,11 @@ export class Shape {
   timeOfArea(area: number): number {
     let startMs = 0
     let rest = area
+    // The sum of the stages is rounded: the very end must not fall behind the last one.
+    const rounding = this.area * 1e-12
     for (const stage of this.stages) {
       const whole = areaOf(stage)
-      if (rest <= whole && whole > 0) {
+      if (rest <= whole + rounding && whole > 0) {
         // a·t + s·t²/2 = rest, solved in the form that loses no digits when the slope is small.
         const slope = (stage.to - stage.from) / (stage.durationMs / 1000)
         const root = Math.sqrt(Math.max(0, stage.from ** 2 + 2 * slope * rest))

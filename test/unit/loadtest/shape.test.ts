@@ -95,6 +95,8 @@ describe('shape', () => {
       { numRuns: 40 },
     )
     expect(shape('10/1s').timeOfArea(10.1)).toBe(Number.POSITIVE_INFINITY)
+    const rounded = shape('10..245/14.724s, ..83/13.599s')
+    expect(rounded.timeOfArea(rounded.area)).toBeLessThanOrEqual(rounded.durationMs)
   })
 
   it('knows when it is above a level', () => {
