@@ -113,7 +113,7 @@ function thingsToTry(url: string, adminUrl: string, servicePort: number): string
     ],
     [
       '503: over the CCU cap',
-      `seq 150 | xargs -P150 -I{} curl -s -o /dev/null -w '%{http_code}\\n' '${url}/api/slow?ms=500' | sort | uniq -c`,
+      `seq 150 | xargs -P150 -I{} curl -s -o /dev/null -w '%{http_code}\\n' '${url}/api/slow?ms=3000' | sort | uniq -c`,
     ],
     ['figures as JSON', `curl -s ${url}/api/metrics`],
     ['figures for Prometheus', `curl -s ${adminUrl}/metrics`],
