@@ -111,6 +111,7 @@ export class UpstreamConnection implements Carrier, BodySource {
   deadlineMs: number
   /** Since when it is idle in the pool, and until when it may be. */
   idleUntilMs = Number.POSITIVE_INFINITY
+  idleSinceMs = 0
   /** The upstream's own keep-alive time from its `Keep-Alive: timeout=…`; 0: not told. */
   announcedIdleMs = 0
   /** Where body demand goes when the request is slow upstream: the client's body. */

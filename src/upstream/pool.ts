@@ -69,6 +69,8 @@ const NO_ADDRESSES: ProxyAddresses = { source: '', sourcePort: 0, destination: '
 
 /** How much earlier than the upstream's announced keep-alive time a connection is given up. */
 const KEEP_ALIVE_MARGIN_MS = 1000
+/** How long connections beyond `maxIdleConns` may be idle. */
+const SPARE_MS = 1000
 
 export class Pool implements EndpointPool, ConnectionOwner {
   readonly endpoint: Endpoint
@@ -174,7 +176,7 @@ export class Pool implements EndpointPool, ConnectionOwner {
       return
     }
     if (this.#waiters.size > 0 && this.#serveNext(connection)) return
-    if (this.#idle.length >= maxIdleConns) {
+    if (maxIdleConns === 0) {
       connection.destroy()
       return
     }
@@ -182,6 +184,7 @@ export class Pool implements EndpointPool, ConnectionOwner {
     const ownMs = connMaxIdleTimeMs > 0 ? connMaxIdleTimeMs : Number.POSITIVE_INFINITY
     const idleMs = announced > 0 ? Math.min(ownMs, Math.max(announced - KEEP_ALIVE_MARGIN_MS, announced / 2)) : ownMs
     connection.idleUntilMs = nowMs + idleMs
+    connection.idleSinceMs = nowMs
     this.#idle.push(connection)
   }
 
@@ -201,6 +204,11 @@ export class Pool implements EndpointPool, ConnectionOwner {
   }
 
   tick(nowMs: number): void {
+    // The longest idle stand first. Those beyond the limit get a moment: answers come in batches, and the next batch of
+    // requests would open again what was just closed.
+    for (let i = this.#idle.length - this.#options.maxIdleConns - 1; i >= 0; i--) {
+      if (nowMs - this.#idle[i]!.idleSinceMs >= SPARE_MS) this.#idle[i]!.destroy()
+    }
     for (const connection of this.#all) {
       if (connection.deadlineMs <= nowMs) connection.expire()
       else if (connection.idleUntilMs <= nowMs) connection.destroy()
