@@ -54,30 +54,45 @@ export function parseDeltaSeconds(text: string): number | undefined {
   return /^\d+$/.test(text) ? Math.min(Number(text), MAX_DELTA) : undefined
 }
 
-const DIRECTIVE = /\s*([^\s=,"]+)(\s*=\s*)?("(?:[^"\\]|\\.)*"|[^,"]*)?[^,]*(?:,|$)/y
+const NAME = /\s*([^\s=,"]+)(\s*=\s*)?/y
+const QUOTED = /"(?:[^"\\]|\\[\s\S])*"/y
+const PLAIN = /[^,"]*/y
 
 /** Never fails: what cannot be read is passed over, and a number that is none counts as 0. */
 export function parseCacheControl(text: string): CacheControl {
   const cc = emptyCacheControl()
+  // A quoted string that nothing ends is looked for once: no later quote ends either, and each search goes to the end.
+  let closed = true
   let pos = 0
   while (pos < text.length) {
-    DIRECTIVE.lastIndex = pos
-    const m = DIRECTIVE.exec(text)
-    if (m === null || DIRECTIVE.lastIndex === pos) {
-      const comma = text.indexOf(',', pos)
-      if (comma < 0) break
-      pos = comma + 1
-      continue
+    const name = match(NAME, text, pos)
+    if (name !== null) {
+      pos = NAME.lastIndex
+      let quoted = null
+      if (closed && text[pos] === '"') {
+        quoted = match(QUOTED, text, pos)
+        closed = quoted !== null
+      }
+      const value = quoted ?? match(PLAIN, text, pos)!
+      pos += value[0].length
+      apply(cc, name[1]!.toLowerCase(), name[2] === undefined ? undefined : argument(name[2], value[0]))
     }
-    pos = DIRECTIVE.lastIndex
-    const equals = m[2]
-    let value = equals === undefined ? undefined : (m[3] ?? '').trim()
-    // White space around `=` is not in the grammar: the value then counts as invalid, never as absent.
-    if (value !== undefined && equals !== '=') value = ''
-    else if (value?.startsWith('"')) value = value.slice(1, -1).replace(/\\(.)/g, '$1')
-    apply(cc, m[1]!.toLowerCase(), value)
+    const comma = text.indexOf(',', pos)
+    if (comma < 0) break
+    pos = comma + 1
   }
   return cc
+}
+
+function match(pattern: RegExp, text: string, pos: number): RegExpExecArray | null {
+  pattern.lastIndex = pos
+  return pattern.exec(text)
+}
+
+/** White space around `=` is not in the grammar: the value then counts as invalid, never as absent. */
+function argument(equals: string, text: string): string {
+  if (equals !== '=') return ''
+  return text.startsWith('"') ? text.slice(1, -1).replace(/\\(.)/g, '$1') : text.trim()
 }
 
 function apply(cc: CacheControl, name: string, value: string | undefined): void {
