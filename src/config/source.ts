@@ -63,6 +63,8 @@ export class ConfigSource {
       schema: 'core',
       prettyErrors: false,
       logLevel: 'error',
+      // No `!!binary`, `!!set` or `!!timestamp`: what they make is no plain data.
+      resolveKnownTags: false,
     })
     this.#document = document
     for (const error of document.errors.slice(0, MAX_SYNTAX_ERRORS))
@@ -70,6 +72,9 @@ export class ConfigSource {
     // After a doubled key the rest of the tree is sound, and its other problems are worth telling.
     if (document.errors.some(({ code }) => code !== 'DUPLICATE_KEY')) return
     this.#substituteIn(document.contents, [], context, hints)
+    // Now that it is known which lines hold secrets.
+    for (const warning of document.warnings.slice(0, MAX_SYNTAX_ERRORS))
+      this.#problemAt(warning.pos[0], '', syntaxMessage(warning.code, warning.message))
     try {
       this.data = document.toJS({ maxAliasCount: MAX_ALIASES }) ?? undefined
     } catch (error) {
@@ -176,6 +181,8 @@ function syntaxMessage(code: string, message: string): string {
       return 'a tab in the indentation: YAML takes spaces only'
     case 'MULTIPLE_DOCS':
       return 'a second document ("---"): the file must hold one'
+    case 'TAG_RESOLVE_FAILED':
+      return 'a tag ("!…") that is not known here: write the value without it'
     default:
       return `not valid YAML: ${text.charAt(0).toLowerCase()}${text.slice(1)}`
   }

@@ -104,6 +104,10 @@ describe('a file', () => {
     ['a key of a megabyte', `${'k'.repeat(1_000_000)}: 1`],
     ['a thousand unknown keys', Array.from({ length: 1000 }, (_, i) => `k${i}: 1`).join('\n')],
     ['a prototype', '__proto__: { polluted: 1 }\nconstructor: { prototype: { polluted: 1 } }'],
+    [
+      'values of other types',
+      'version: !!binary MQ==\nroutes: !!set {a, b}\nserver: !!omap [a: 1]\ncache: !!pairs [a: 1]',
+    ],
     ['many documents', '---\na: 1\n'.repeat(1000)],
   ])('of %s', (_title, text) => {
     const before = process.cpuUsage()

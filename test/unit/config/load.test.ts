@@ -57,6 +57,7 @@ describe('a config file', () => {
   it.each([
     ['a list', '- a', /expected a mapping/],
     ['a tab', 'version: 1\n\troutes: []', /2:1 {2}a tab in the indentation/],
+    ['a tag of YAML 1.1', 'version: 1\nroutes: !!binary YQ==', /2:9 {2}a tag \("!…"\) that is not known/],
     ['two documents', 'version: 1\nroutes: [{ home: {} }]\n---\n{}', /a second document/],
     ['an unknown alias', 'version: *a', /Unresolved alias/],
     [
@@ -131,6 +132,14 @@ describe('a config file', () => {
       expect(message).toContain('isuer')
       expect(message).not.toContain(secret.replace(/[[\]]/g, ''))
     }
+  })
+
+  it('shows no secret either where its tag is not known', () => {
+    const error = problemsOf(
+      'version: 1\nidentity: { jwt: { main: { secret: !!binary aHVudGVyMmh1bnRlcjI= } } }\nroutes: [{ home: {} }]',
+    )
+    expect(error.message).toContain('2:')
+    expect(error.message).not.toContain('aHVudGVy')
   })
 
   it('with one mistake still has its other mistakes told', () => {
