@@ -47,7 +47,7 @@ const outer = imports.filter(({ to }) => !to.endsWith('.ts'))
 
 /**
  * A part and what it may import at run time, beside itself. From the top down; nobody below knows anybody above.
- * `configs` are the `config.ts` of every folder, `memory` is where all shared memory is made, `advisor` tries a checked
+ * `configs` are the `config.ts` of every folder, `terms` the `terms.ts` beside some, `memory` is where all shared memory is made, `advisor` tries a checked
  * config out on the router.
  */
 const ARROWS: Record<string, string> = {
@@ -66,13 +66,14 @@ const ARROWS: Record<string, string> = {
   builtin: 'answer exchange http http1 local-reply observability services shared version',
   answer: 'exchange http http1 local-reply',
   services: 'config memory observability policies redis shared upstream',
-  policies: 'configs exchange http http1 local-reply observability shared',
+  policies: 'terms exchange http http1 local-reply observability shared',
   upstream: 'exchange http http1 local-reply observability shared',
   routing: 'http http1',
   observability: 'http http1 shared version',
   memory: 'policies shared',
   config: 'configs http',
-  configs: 'config http',
+  configs: 'config http terms',
+  terms: '',
   redis: '',
   exchange: '',
   'local-reply': '',
@@ -84,6 +85,7 @@ const ARROWS: Record<string, string> = {
 
 function partOf(file: string): string {
   if (file.endsWith('/config.ts')) return 'configs'
+  if (file.endsWith('/terms.ts')) return 'terms'
   if (file === 'shared/memory.ts') return 'memory'
   if (file === 'config/advisor.ts') return 'advisor'
   if (file.startsWith('admin-')) return 'admin'

@@ -6,21 +6,7 @@
 import { z } from 'zod'
 import { duration, fieldName, fieldValue, oneOrMore, secret } from '../../config/types.ts'
 import { isReservedField } from '../../http/reserved-fields.ts'
-
-export const HMAC_ALGORITHMS = ['HS256', 'HS384', 'HS512'] as const
-export const ASYMMETRIC_ALGORITHMS = [
-  'RS256',
-  'RS384',
-  'RS512',
-  'PS256',
-  'PS384',
-  'PS512',
-  'ES256',
-  'ES384',
-  'ES512',
-  'EdDSA',
-  'Ed25519',
-] as const
+import { ASYMMETRIC_ALGORITHMS, HMAC_ALGORITHMS } from './terms.ts'
 
 const algorithm = z.enum([...HMAC_ALGORITHMS, ...ASYMMETRIC_ALGORITHMS])
 export type Algorithm = z.output<typeof algorithm>

@@ -11,11 +11,12 @@ import type { JWTPayload, JWTVerifyOptions } from 'jose'
 import type { Exchange, Identity } from '../../exchange.ts'
 import { LocalReply, type LocalReplyCode } from '../../local-reply.ts'
 import { claimHeaderValue, compileClaimPath, compileClaimRule } from './claims.ts'
-import { ASYMMETRIC_ALGORITHMS, type IdentityConfig, type JwtConfig } from './config.ts'
+import type { IdentityConfig, JwtConfig } from './config.ts'
 import { type CredentialSource, compileSource, type Found } from './credentials.ts'
 import { jose } from './jose.ts'
 import type { KeySource } from './jwks.ts'
 import type { KeySets, TokenMemory, Verified } from './key-sets.ts'
+import { ASYMMETRIC_ALGORITHMS } from './terms.ts'
 
 export type Checked = Verified | LocalReply
 

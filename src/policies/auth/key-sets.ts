@@ -5,12 +5,13 @@
 
 import { createSecretKey } from 'node:crypto'
 import { readFileSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { createRequire } from 'node:module'
+import { extname, resolve } from 'node:path'
 import type { JSONWebKeySet, JWTVerifyGetKey } from 'jose'
 import type { Identity } from '../../exchange.ts'
 import type { LocalReply } from '../../local-reply.ts'
 import { ApiKeyTable } from './api-keys.ts'
-import { type ApiKeysConfig, apiKeyList, type IdentityConfig, type JwtConfig } from './config.ts'
+import type { ApiKeysConfig, IdentityConfig, JwtConfig } from './config.ts'
 import { jose } from './jose.ts'
 import { type Clock, type KeySetStatus, type KeySource, RemoteKeys } from './jwks.ts'
 import { algorithmsOf, parsePublicKeys } from './public-keys.ts'
@@ -293,6 +294,9 @@ function apiKeyFile(config: ApiKeysConfig, baseDir: string, parse: (text: string
 }
 
 function parseList(text: string, parse: (text: string) => unknown) {
+  // The schema brings zod with it: 15 MB that a gateway without key files does not carry.
+  const path = `./config${extname(import.meta.url)}`
+  const { apiKeyList } = createRequire(import.meta.url)(path) as typeof import('./config.ts')
   const checked = apiKeyList.safeParse(parse(text))
   if (checked.success) return checked.data
   throw new Error(checked.error.issues.map(({ path, message }) => `${path.join('.')}: ${message}`).join('; '))

@@ -5,6 +5,7 @@
 
 import { z } from 'zod'
 import { duration, oneOrMore, secret } from '../../config/types.ts'
+import { redisNameOf } from './terms.ts'
 
 /** Names stand in header fields, Redis keys and metric labels without quoting. */
 const name = (what: string) =>
@@ -167,17 +168,6 @@ export const redisConfig = z
   .record(name('a Redis'), redisServerConfig)
   .describe('Redis servers by name, for what a fleet shares. Absent: everything stays in memory.')
 export type RedisConfig = z.output<typeof redisConfig>
-
-/**
- * The Redis that a rule's `store` means: its name under `redis`; undefined for memory. `redis` alone is the block called
- * main, or the only one. An empty string when there is no such block, which `rateLimitProblems` reports.
- */
-export function redisNameOf(store: string, redis: RedisConfig | undefined): string | undefined {
-  if (store === 'memory') return undefined
-  const known = Object.keys(redis ?? {})
-  if (store !== 'redis') return known.includes(store.slice(6)) ? store.slice(6) : ''
-  return known.includes('main') ? 'main' : known.length === 1 ? known[0] : ''
-}
 
 /** What is wrong between the blocks, for the root schema: paths start at the root of the file. */
 export function rateLimitProblems(root: {

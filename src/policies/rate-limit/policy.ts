@@ -16,14 +16,9 @@ import { LocalReply } from '../../local-reply.ts'
 import type { RedisDoor } from '../../redis.ts'
 import { KeyHash, type LimiterTable, sharedNowMs } from '../../shared/limiter-table.ts'
 import { createDecision, createRule, type Decision, GIVE_BACK, type LimiterRule, PEEK, TAKE } from './algorithms.ts'
-import {
-  type RateLimitHeaders,
-  type RateLimitRuleConfig,
-  type RateLimitsConfig,
-  type RedisConfig,
-  redisNameOf,
-} from './config.ts'
+import type { RateLimitHeaders, RateLimitRuleConfig, RateLimitsConfig, RedisConfig } from './config.ts'
 import { RedisRule, redisKey, type StoreDecision } from './redis-store.ts'
+import { redisNameOf } from './terms.ts'
 
 export type RateLimitGate = (x: Exchange) => LocalReply | undefined | Promise<LocalReply | undefined>
 

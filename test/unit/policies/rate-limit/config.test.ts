@@ -6,8 +6,8 @@ import {
   rateLimitRouteConfig,
   rateLimitsConfig,
   redisConfig,
-  redisNameOf,
 } from '../../../../src/policies/rate-limit/config.ts'
+import { redisNameOf } from '../../../../src/policies/rate-limit/terms.ts'
 
 const problems = (rule: object) => {
   const result = rateLimitsConfig.safeParse({ r: rule })
