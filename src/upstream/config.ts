@@ -152,7 +152,7 @@ export const retryConfig = z.strictObject({
     ),
   budgetPercent: percent()
     .prefault(20)
-    .describe('Retries as a share of the first tries of the last 10 s, plus 3 a second.'),
+    .describe('Retries as a share of the first tries of the last 10 s, and never fewer than 3 a second.'),
   perTryTimeout: duration()
     .prefault(0)
     .describe(

@@ -134,28 +134,32 @@ const BUCKET_MS = 1000
 const BUCKETS = 10
 
 /**
- * How many retries an upstream may cost: a share of the first tries of the last ten seconds, plus a few a second so that
- * a quiet upstream has retries at all.
+ * How many retries an upstream may cost: a share of the first tries of the last ten seconds, and never fewer than a few a
+ * second, so that a quiet upstream has retries at all. Those few count into the share: under load they are part of it, not
+ * on top of it.
+ *
+ * So, counted from any moment before which nothing was asked for ten seconds: retries ≤ share x first tries + `floor` for
+ * each `floorMs` begun. In a window that starts elsewhere the share of the ten seconds before it may be spent besides.
  */
 export class RetryBudget {
   readonly #share: number
-  readonly #perSecond: number
+  readonly #floorMs: number
   readonly #tries = new Int32Array(BUCKETS)
   readonly #retries = new Int32Array(BUCKETS)
   #trySum = 0
   #retrySum = 0
   #tick = -1
-  /** What is left of the floor; filled up at `perSecond`. */
-  #spare: number
-  #spareAtMs = 0
+  /** When the last retries beyond the share were made, as a ring: the next one replaces the oldest. */
+  readonly #beyondMs: Float64Array
+  #oldest = 0
   /** Refused retries since the start, for metrics. */
   exhausted = 0
 
-  /** @param percent of first tries, 0…100 @param perSecond retries a second beside the share */
-  constructor(percent: number, perSecond = 3) {
+  /** @param percent of first tries, 0…100 @param floor retries in any `floorMs` that are had whatever the share */
+  constructor(percent: number, floor = 3, floorMs = 1000) {
     this.#share = percent / 100
-    this.#perSecond = perSecond
-    this.#spare = perSecond
+    this.#floorMs = floorMs
+    this.#beyondMs = new Float64Array(floor).fill(Number.NEGATIVE_INFINITY)
   }
 
   /** Each request calls this once, before its first try. */
@@ -167,19 +171,20 @@ export class RetryBudget {
   /** True when a retry is paid for. */
   tryRetry(nowMs: number): boolean {
     const i = this.#advance(nowMs)
-    if (this.#retrySum + 1 <= this.#trySum * this.#share) {
-      this.#retries[i]!++
-      this.#retrySum++
-      return true
-    }
-    const elapsedMs = Math.max(0, nowMs - this.#spareAtMs)
-    this.#spare = Math.min(this.#perSecond, this.#spare + (elapsedMs / 1000) * this.#perSecond)
-    this.#spareAtMs = nowMs
-    if (this.#spare < 1) {
+    if (this.#retrySum + 1 > this.#trySum * this.#share && !this.#goBeyond(nowMs)) {
       this.exhausted++
       return false
     }
-    this.#spare--
+    this.#retries[i]!++
+    this.#retrySum++
+    return true
+  }
+
+  #goBeyond(nowMs: number): boolean {
+    const beyondMs = this.#beyondMs
+    if (beyondMs.length === 0 || nowMs - beyondMs[this.#oldest]! < this.#floorMs) return false
+    beyondMs[this.#oldest] = nowMs
+    this.#oldest = (this.#oldest + 1) % beyondMs.length
     return true
   }
 

@@ -15,10 +15,12 @@ import type { UpstreamConfig } from './config.ts'
 import type { FailureKind } from './connection.ts'
 import { DnsDiscovery, EndpointSet, type EndpointSpec } from './discovery.ts'
 import { type Endpoint, endpointKey, parseEndpointUrl } from './endpoint.ts'
+import { H2Pool } from './h2-pool.ts'
 import { HealthProber, httpCheck, tcpCheck } from './health.ts'
+import { Http1Pool } from './http1-pool.ts'
 import { ewmaAt, recordFailure, recordLatency } from './latency.ts'
 import { Outlier } from './outlier.ts'
-import { createPool, type EndpointPool, type PoolOptions, type PoolStats } from './pool.ts'
+import type { EndpointPool, PoolOptions, PoolStats } from './pool.ts'
 import { parseRetryConditions, RetryBudget, RetryPolicy } from './retry.ts'
 import { slowStart } from './slow-start.ts'
 import type { EndpointStatus } from './status.ts'
@@ -89,7 +91,7 @@ export class Upstream {
     this.#deps = deps
     this.#tls = this.#readTls(config)
     this.#poolOptions = this.#readPoolOptions(config)
-    this.budget = new RetryBudget(config.retry.budgetPercent)
+    this.budget = this.#createBudget(config)
     this.retry = this.compileRetry(config.retry)
     this.balancer = createBalancer(balancerName(config), { slowStart: slowStart(config.slowStart) })
     this.#apply(config, config)
@@ -111,11 +113,16 @@ export class Upstream {
     this.#poolOptions = this.#readPoolOptions(config)
     for (const pool of this.#pools.values()) pool.configure(this.#poolOptions)
     if (config.retry.budgetPercent !== before.retry.budgetPercent) {
-      this.budget = new RetryBudget(config.retry.budgetPercent)
+      this.budget = this.#createBudget(config)
       this.retry = this.compileRetry(config.retry)
     } else this.retry = retry
     this.balancer = createBalancer(balancerName(config), { slowStart: slowStart(config.slowStart) })
     this.#apply(config, before)
+  }
+
+  /** What is had whatever the share, three retries a second, is shared out over time: each thread can have three at once. */
+  #createBudget(config: UpstreamConfig): RetryBudget {
+    return new RetryBudget(config.retry.budgetPercent, 3, 1000 * this.#deps.threads)
   }
 
   #apply(config: UpstreamConfig, before: UpstreamConfig): void {
@@ -245,7 +252,8 @@ export class Upstream {
   pool(endpoint: Endpoint): EndpointPool {
     let pool = this.#pools.get(endpoint)
     if (pool === undefined) {
-      pool = createPool(endpoint, this.#poolOptions, this.#deps.clock)
+      const Pool = this.#poolOptions.protocol === 'h2' ? H2Pool : Http1Pool
+      pool = new Pool(endpoint, this.#poolOptions, this.#deps.clock)
       this.#pools.set(endpoint, pool)
     }
     return pool

@@ -1,3 +1,4 @@
+import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
   type FailedTry,
@@ -92,26 +93,91 @@ describe('retry', () => {
   })
 })
 
+/** Bursts and pauses of all sizes; each request fails, and wants so many retries. */
+const traffic = fc.array(
+  fc.record({
+    afterMs: fc.oneof(fc.constant(0), fc.integer({ min: 1, max: 50 }), fc.integer({ min: 51, max: 15_000 })),
+    burst: fc.oneof(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 4, max: 200 })),
+    wants: fc.integer({ min: 0, max: 3 }),
+  }),
+  { minLength: 1, maxLength: 60 },
+)
+
 describe('retry budget', () => {
   it('a quiet upstream has three retries a second', () => {
     const budget = new RetryBudget(20)
     expect([1, 2, 3, 4].map(() => budget.tryRetry(0))).toEqual([true, true, true, false])
-    expect(budget.tryRetry(200)).toBe(false)
-    expect(budget.tryRetry(340)).toBe(true)
-    expect(budget.exhausted).toBe(2)
+    expect(budget.tryRetry(999)).toBe(false)
+    expect([1, 2, 3, 4].map(() => budget.tryRetry(1000))).toEqual([true, true, true, false])
+    expect(budget.exhausted).toBe(3)
   })
 
-  it('costs at most the share plus the floor when everything fails', () => {
+  it('the few that are always had are part of the share under load, not on top of it', () => {
     const budget = new RetryBudget(20)
     let sent = 0
-    for (let i = 0; i < 10_000; i++) {
-      const now = i * 3
+    for (let i = 0; i < 1015; i++) {
+      const now = (i * 950) / 1015
       budget.onFirstTry(now)
       sent++
       if (budget.tryRetry(now)) sent++
     }
-    expect(sent).toBeGreaterThanOrEqual(12_000)
-    expect(sent).toBeLessThanOrEqual(12_000 + 3 + 30 * 3)
+    expect(sent).toBe(1015 + 203)
+  })
+
+  it('from the first request on it never costs more than the share and three for each second begun', () => {
+    fc.assert(
+      fc.property(traffic, fc.constantFrom(0, 10, 20, 50, 100), fc.constantFrom(1, 2, 4), (gaps, percent, threads) => {
+        const floorMs = 1000 * threads
+        const budget = new RetryBudget(percent, 3, floorMs)
+        /** Sums up to each event. */
+        const events: { atMs: number; tries: number; retries: number }[] = []
+        let [nowMs, tries, retries] = [12_345.6, 0, 0]
+        for (const { afterMs, burst, wants } of gaps) {
+          nowMs += afterMs
+          for (let i = 0; i < burst; i++) {
+            budget.onFirstTry(nowMs)
+            tries++
+            for (let k = 0; k < wants; k++) if (budget.tryRetry(nowMs)) retries++
+            events.push({ atMs: nowMs, tries, retries })
+          }
+        }
+        const share = percent / 100
+        const begun = (fromMs: number, toMs: number) => 3 * (Math.floor((toMs - fromMs) / floorMs) + 1)
+        for (const end of events) {
+          expect(end.retries).toBeLessThanOrEqual(share * end.tries + begun(events[0]!.atMs, end.atMs) + 1e-9)
+        }
+        // Any other window may besides spend the share of the ten seconds before it.
+        const step = Math.ceil(events.length / 40)
+        for (let i = step; i < events.length; i += step) {
+          const before = events[i - 1]!
+          const earlier = events.findLast(({ atMs }) => atMs < events[i]!.atMs - 11_000)?.tries ?? 0
+          for (let k = i; k < events.length; k += step) {
+            const end = events[k]!
+            expect(end.retries - before.retries).toBeLessThanOrEqual(
+              share * (end.tries - earlier) + begun(events[i]!.atMs, end.atMs) + 1e-9,
+            )
+          }
+        }
+      }),
+      { numRuns: 300 },
+    )
+  })
+
+  it('three a second are had whatever the share and however much was retried before', () => {
+    fc.assert(
+      fc.property(traffic, (gaps) => {
+        const budget = new RetryBudget(20)
+        let nowMs = 0
+        for (const { afterMs, burst, wants } of gaps) {
+          nowMs += afterMs
+          for (let i = 0; i < burst; i++) {
+            budget.onFirstTry(nowMs)
+            for (let k = 0; k < wants; k++) budget.tryRetry(nowMs)
+          }
+        }
+        expect([1, 2, 3].map(() => budget.tryRetry(nowMs + 1000))).toEqual([true, true, true])
+      }),
+    )
   })
 
   it('forgets first tries after ten seconds', () => {
