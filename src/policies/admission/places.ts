@@ -6,8 +6,9 @@
  *
  * CCU = in service + waiting. `enter` takes a place under the cap, `start` one of the workers' places; who cannot start
  * waits in its thread's queue. A place that falls free goes to the first waiter of the first tier that waits on any thread:
- * each thread publishes the ticket of the waiter it would serve next, the thread that frees a place grants it to the
- * lowest ticket and wakes that thread.
+ * each thread shows the tickets of those whom it would serve next, the thread that frees a place grants it to the lowest
+ * ticket and wakes that thread. Several are shown, so that a thread which has not yet looked at what it was granted neither
+ * overtakes others by a ticket that has been served nor stands in their way; beyond those it gets nothing until it looks.
  *
  * Tiers. A guarantee is a share of the cap that is a tier's whenever it asks; what it does not use is lent to the others.
  * A tier within its guarantee is let in before any other's borrowing, a higher tier's borrowing before a lower's:
@@ -71,7 +72,7 @@ const STRIDE = OUSTED + MAX_TIERS + 16
 const NEXT_TICKET = 0
 /** Until when the lease holds, on the clock that all threads share. */
 const LEASE_UNTIL = 1
-// Doubles of each thread: the ledger, sums for the adaptive limit, the next ticket by tier.
+// Doubles of each thread: the ledger, sums for the adaptive limit, the next tickets by tier.
 const ADMITTED = 0
 const COMPLETED = 1
 const ABORTED = 2
@@ -79,7 +80,9 @@ const SAMPLES = 3
 const SAMPLED_MS = 4
 const DROPS = 5
 const TICKETS = 8
-const DOUBLES_STRIDE = TICKETS + MAX_TIERS
+/** Tickets that a thread shows of each tier. */
+export const SHOWN = 8
+const DOUBLES_STRIDE = TICKETS + MAX_TIERS * SHOWN
 
 const NO_TICKET = Number.MAX_SAFE_INTEGER
 /** The supervisor waits for the lock no longer: its owner may be a dead thread whose end it has to be told of. */
@@ -147,7 +150,7 @@ export function createPlacesMemory(threads: number): SharedArrayBuffer {
   words[LEASE] = -1
   for (let t = 0; t < threads; t++) {
     words[HEADER + t * STRIDE + SHARE] = 1000
-    doubles.fill(NO_TICKET, 8 + t * DOUBLES_STRIDE + TICKETS, 8 + t * DOUBLES_STRIDE + TICKETS + MAX_TIERS)
+    doubles.fill(NO_TICKET, 8 + t * DOUBLES_STRIDE + TICKETS, 8 + (t + 1) * DOUBLES_STRIDE)
   }
   return memory
 }
@@ -164,6 +167,8 @@ export class Places {
   /** Grants and evictions of the last `takeSignals`, by tier. */
   readonly granted = new Int32Array(MAX_TIERS)
   readonly ousted = new Int32Array(MAX_TIERS)
+  /** Tickets for `publish` and `endWaiting`, the next one first. */
+  readonly next = new Float64Array(SHOWN)
   /** Called after a transaction of this thread that granted a place to it or put one of its waiters out. */
   onSignal: () => void = () => {}
 
@@ -324,33 +329,39 @@ export class Places {
     return ticket
   }
 
-  /** What this thread would serve next of a tier; grants what can be granted. */
-  publish(tier: number, ticket: number | undefined): void {
+  /** Shows whom this thread would serve next of a tier: the first `count` of `next`. Grants what can be granted. */
+  publish(tier: number, count: number): void {
     this.#lock()
-    this.#doubles[this.#ownDoubles + TICKETS + tier] = ticket ?? NO_TICKET
+    this.#show(tier, count)
     this.#pump()
     this.#unlock()
   }
 
-  /** A waiter has gone by itself (its client left, its time is up). */
-  endWaiting(tier: number): typeof LEFT | typeof WAS_OUSTED {
+  /**
+   * A waiter has gone by itself (its client left, its time is up); `next` is who is left. Whose grant it was is not known: the
+   * last one is taken back and goes to the lowest ticket of now, which is the one that had it, or who comes after the leaver.
+   */
+  endWaiting(tier: number, count: number): typeof LEFT | typeof WAS_OUSTED {
     this.#lock()
     const words = this.#words
     const own = this.#own
     let result: typeof LEFT | typeof WAS_OUSTED = LEFT
-    if (words[own + QUEUED + tier]! > 0) {
-      words[own + QUEUED + tier]!--
-      words[T_WAITING + tier]!--
-      words[WAITING]!--
-    } else if (words[own + OUSTED + tier]! > 0) {
+    const queued = words[own + QUEUED + tier]!
+    const ousted = words[own + OUSTED + tier]!
+    if (queued === 0 && ousted > 0) {
       words[own + OUSTED + tier]!--
       result = WAS_OUSTED
     } else if (words[own + GRANTED + tier]! > 0) {
       words[own + GRANTED + tier]!--
       words[IN_SERVICE]!--
       words[T_SERVICE + tier]!--
-      this.#pump()
+    } else if (queued > 0) {
+      words[own + QUEUED + tier]!--
+      words[T_WAITING + tier]!--
+      words[WAITING]!--
     }
+    this.#show(tier, count)
+    this.#pump()
     this.#unlock()
     return result
   }
@@ -366,6 +377,7 @@ export class Places {
       for (let tier = 0; tier < MAX_TIERS; tier++) {
         const granted = words[own + GRANTED + tier]!
         this.granted[tier] = granted
+        if (granted > 0) this.#shift(tier, granted)
         this.ousted[tier] = words[own + OUSTED + tier]!
         words[own + GRANTED + tier] = words[own + OUSTED + tier] = 0
         words[own + SERVING + tier]! += granted
@@ -656,13 +668,30 @@ export class Places {
     let best = -1
     let lowest = NO_TICKET
     for (let t = 0; t < this.#threads; t++) {
-      const ticket = this.#doubles[8 + t * DOUBLES_STRIDE + TICKETS + tier]!
-      if (ticket < lowest && words[HEADER + t * STRIDE + QUEUED + tier]! > 0) {
+      const at = HEADER + t * STRIDE
+      if (words[at + QUEUED + tier] === 0) continue
+      // Its first waiters have a grant already that it has not seen.
+      const granted = words[at + GRANTED + tier]!
+      if (granted >= SHOWN) continue
+      const ticket = this.#doubles[8 + t * DOUBLES_STRIDE + TICKETS + tier * SHOWN + granted]!
+      if (ticket < lowest) {
         lowest = ticket
-        best = HEADER + t * STRIDE
+        best = at
       }
     }
     return best
+  }
+
+  #show(tier: number, count: number): void {
+    const at = this.#ownDoubles + TICKETS + tier * SHOWN
+    for (let i = 0; i < SHOWN; i++) this.#doubles[at + i] = i < count ? this.next[i]! : NO_TICKET
+  }
+
+  /** The first ones are served: until the thread shows its queue anew, the rest stands. */
+  #shift(tier: number, served: number): void {
+    const at = this.#ownDoubles + TICKETS + tier * SHOWN
+    const doubles = this.#doubles
+    for (let i = 0; i < SHOWN; i++) doubles[at + i] = i + served < SHOWN ? doubles[at + i + served]! : NO_TICKET
   }
 
   #signal(at: number): void {
@@ -690,7 +719,7 @@ export class Places {
     words.fill(0, at, at + STRIDE)
     words[at + SHARE] = 1000
     const doubles = 8 + thread * DOUBLES_STRIDE
-    this.#doubles.fill(NO_TICKET, doubles + TICKETS, doubles + TICKETS + MAX_TIERS)
+    this.#doubles.fill(NO_TICKET, doubles + TICKETS, doubles + DOUBLES_STRIDE)
     this.#recount()
     // It may have died between a count and the ledger: its exchanges are what makes the ledger whole.
     this.#doubles[doubles + ABORTED]! += held

@@ -61,6 +61,26 @@ export class WaitQueue {
     line.last = waiter
   }
 
+  /**
+   * The tickets of those who are served next, in order, as many as `into` takes; returns how many. Between keys it is the
+   * first of each. Tickets of what is taken from the back count down, so that the lowest is always the next.
+   */
+  readNext(newestFirst: boolean, into: Float64Array): number {
+    let n = 0
+    if (this.#lines !== null && this.#lines.size > 1) {
+      for (const { first, last } of this.#lines.values()) {
+        if (n === into.length) break
+        into[n++] = newestFirst ? -last!.ticket : first!.ticket
+      }
+      return n
+    }
+    let waiter = newestFirst ? this.#last : this.#first
+    for (; waiter !== null && n < into.length; waiter = newestFirst ? waiter.before : waiter.after) {
+      into[n++] = newestFirst ? -waiter.ticket : waiter.ticket
+    }
+    return n
+  }
+
   /** Who is served next; stays in the queue. */
   peek(newestFirst: boolean): Waiter | null {
     if (this.#lines !== null && this.#lines.size > 1) {

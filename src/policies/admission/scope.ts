@@ -95,9 +95,8 @@ export class Scope {
   /** Its client is gone. True: its place under the cap had gone to another already. */
   leave(waiter: Waiter): boolean {
     this.#take(waiter)
-    const ousted = this.places.endWaiting(waiter.tier) === WAS_OUSTED
-    this.#publish(waiter.tier)
-    return ousted
+    const { tier } = waiter
+    return this.places.endWaiting(tier, this.#readNext(tier)) === WAS_OUSTED
   }
 
   #take(waiter: Waiter): void {
@@ -109,10 +108,13 @@ export class Scope {
     return (this.#queues[tier] ??= new WaitQueue())
   }
 
-  /** Tickets of what is taken from the back count down, so that the lowest is always the next. */
   #publish(tier: number): void {
-    const next = this.#queues[tier]?.peek(this.#newestFirst)
-    this.places.publish(tier, next == null ? undefined : this.#newestFirst ? -next.ticket : next.ticket)
+    this.places.publish(tier, this.#readNext(tier))
+  }
+
+  /** Into `places.next`; returns how many. */
+  #readNext(tier: number): number {
+    return this.#queues[tier]?.readNext(this.#newestFirst, this.places.next) ?? 0
   }
 
   /** While anybody waits here, signals of other threads are listened for. */

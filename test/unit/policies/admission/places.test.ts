@@ -189,6 +189,70 @@ describe('whatever comes and goes', () => {
   })
 })
 
+describe('a thread that is slow to look at what it was granted', () => {
+  const step = fc.tuple(fc.constantFrom('arrive', 'arrive', 'finish', 'abandon', 'look'), fc.nat(2), fc.nat(20))
+
+  it('nobody is overtaken by another thread, whenever each looks', () => {
+    let unseen = 0
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 1, max: 6 }),
+        fc.array(step, { minLength: 10, maxLength: 120, size: 'max' }),
+        (workers, steps) => {
+          const house = new House(limits({ maxCCU: 40, workers, maxQueue: 40 }), 3)
+          house.settle = () => {}
+          // Who serves and who waits, had each thread looked at once.
+          const serving = new Set<Guest>()
+          const waiting: Guest[] = []
+          const serveNext = () => {
+            const next = waiting.shift()
+            if (next !== undefined) serving.add(next)
+          }
+          for (const [what, thread, which] of steps) {
+            if (what === 'arrive') {
+              const guest = house.arrive(thread)
+              if (guest === undefined) continue
+              if (serving.size < workers) serving.add(guest)
+              else waiting.push(guest)
+            } else if (what === 'look') house.scopes[thread]!.takeSignals()
+            else {
+              const those = house.those(what === 'finish' ? 'serving' : 'waiting')
+              const guest = those[which % (those.length || 1)]
+              if (guest === undefined) continue
+              if (what === 'finish') house.finish(guest)
+              else house.abandon(guest)
+              if (serving.delete(guest)) serveNext()
+              else waiting.splice(waiting.indexOf(guest), 1)
+            }
+            if ([...serving].some(({ state }) => state === 'waiting')) unseen++
+          }
+          for (let i = 0; i < 2; i++) for (const scope of house.scopes) scope.takeSignals()
+          expect(new Set(house.those('serving').map(({ order }) => order))).toEqual(
+            new Set([...serving].map(({ order }) => order)),
+          )
+          house.check()
+        },
+      ),
+      { numRuns: 500 },
+    )
+    expect(unseen, 'grants that were not looked at').toBeGreaterThan(100)
+  })
+
+  it('has so many at most; what falls free beyond goes to those of other threads, and comes to it when it looks', () => {
+    const house = new House(limits({ maxCCU: 60, workers: 20, maxQueue: 40 }))
+    for (let i = 0; i < 20; i++) house.arrive(0)
+    house.settle = () => {}
+    for (let i = 0; i < 15; i++) house.arrive(1)
+    const late = house.arrive(0)!
+    for (const guest of house.those('serving').slice(0, 10)) house.finish(guest)
+    expect(late.state).toBe('serving')
+    expect(house.places.inService).toBe(19)
+    house.scopes[1]!.takeSignals()
+    expect(house.those('serving')).toHaveLength(20)
+    house.check()
+  })
+})
+
 describe('the queue', () => {
   const full = (over: Partial<ScopeLimits> = {}) => {
     const house = new House(limits({ maxCCU: 10, workers: 1, maxQueue: 5, ...over }))
