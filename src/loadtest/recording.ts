@@ -3,6 +3,7 @@
  *
  * Starts, outcomes and latencies stand in the interval in which the request was due, so that a stall shows when it was
  * suffered; answers by status stand in the interval in which they came, so that they show what the service gave out.
+ * Answers that come after the end are in the totals, and in no interval.
  */
 
 import { createHistogram, type Histogram, merge, record } from './histogram.ts'
@@ -112,7 +113,7 @@ export function recordEnd(recording: Recording, { target, dueMs, endMs, status, 
   const ofTarget = recording.targets[target]!
   recording.outcomes[outcome][interval]!++
   ofTarget.outcomes[outcome]++
-  recording.answers[answerClass(status, outcome)][intervalOf(recording, endMs)]!++
+  if (endMs < recording.durationMs) recording.answers[answerClass(status, outcome)][intervalOf(recording, endMs)]!++
   if (outcome === 'ok' || outcome === 'timedOut') {
     recording.latency[interval] ??= createHistogram()
     record(recording.latency[interval], latencyUs)

@@ -8,7 +8,7 @@ import { describeLoad, type LoadPlan } from './load-plan.ts'
 import type { ProbeSample } from './probe.ts'
 import { ANSWERS, type AnswerClass, OUTCOMES, type Outcome, type Recording, sum } from './recording.ts'
 import { formatSlo, formatValue, judge, type Measure, type Slo } from './slo.ts'
-import { reasonsAgainst } from './validity.ts'
+import { reasonsAgainst, stalledShare } from './validity.ts'
 
 export type Verdict = 'PASS' | 'FAIL' | 'INVALID'
 
@@ -212,7 +212,7 @@ export function resultOf(input: ResultInput): LoadResult {
       lateStarts: recording.late,
       missedStarts: recording.missed,
       droppedStarts: recording.dropped,
-      stalledShare: ratio(recording.stalledMs, recording.durationMs),
+      stalledShare: stalledShare(recording),
       maxLagMs: recording.lagMs.reduce((most, lag) => Math.max(most, lag), 0),
       lateAfterMs: plan.lateAfterMs,
     },

@@ -7,13 +7,17 @@ import type { LoadPlan } from './load-plan.ts'
 import { type Recording, sum } from './recording.ts'
 import { formatShare } from './slo.ts'
 
+/** The share of the run, up to its last answer, in which the generator's event loop stood still, 0…1. */
+export const stalledShare = ({ stalledMs, durationMs, endedMs }: Recording): number =>
+  Math.min(1, stalledMs / Math.max(durationMs, endedMs))
+
 export function reasonsAgainst(
   recording: Recording,
   { lateAfterMs, maxLateShare, maxConnections }: Pick<LoadPlan, 'lateAfterMs' | 'maxLateShare' | 'maxConnections'>,
   stopped = false,
 ): string[] {
   const reasons: string[] = []
-  const { late, missed, dropped, exhausted, stalledMs, durationMs } = recording
+  const { late, missed, dropped, exhausted } = recording
   const planned = sum(recording.started) + missed + dropped
   const allowed = formatShare(maxLateShare)
   if (stopped) return ['it was stopped before its end']
@@ -25,9 +29,12 @@ export function reasonsAgainst(
         `(allowed: ${allowed}); give it more threads, another machine, or less to do`,
     )
   }
-  const stalled = stalledMs / durationMs
+  const stalled = stalledShare(recording)
   if (stalled > maxLateShare) {
-    reasons.push(`the generator's event loop stood still for ${formatShare(stalled)} of the run (allowed: ${allowed})`)
+    reasons.push(
+      `the generator's event loop stood still for ${formatShare(stalled)} of the run (allowed: ${allowed}); something else ` +
+        'has this machine, or it has too much to do',
+    )
   }
   if (dropped / planned > maxLateShare) {
     reasons.push(

@@ -5,7 +5,7 @@ import { createRandom } from '../../../src/loadtest/random.ts'
 import { createRecording, type Recording, sum } from '../../../src/loadtest/recording.ts'
 import { RateSchedule } from '../../../src/loadtest/schedule.ts'
 import { parseShape, type Shape } from '../../../src/loadtest/shape.ts'
-import { reasonsAgainst } from '../../../src/loadtest/validity.ts'
+import { reasonsAgainst, stalledShare } from '../../../src/loadtest/validity.ts'
 
 const LATE_AFTER_MS = 25
 
@@ -122,6 +122,12 @@ describe('generator', () => {
     expect(sent.length + recording.missed).toBe(200)
     expect(recording.missed).toBeGreaterThan(90)
     expect(reasonsAgainst(recording, limits).join()).toMatch(/fell behind/)
+  })
+
+  it('stands still for the whole of the run at most, however late it ends', () => {
+    const { recording } = simulate('100/2s', { standstill: { atMs: 10, forMs: 9000 } })
+    expect(stalledShare(recording)).toBeLessThanOrEqual(1)
+    expect(stalledShare(recording)).toBeGreaterThan(0.9)
   })
 
   it('forgives a tick, not a pause', () => {

@@ -23,6 +23,7 @@ interface Given {
   name?: string
   outcomes?: Partial<Record<Outcome, number>>
   late?: number
+  answerAfterMs?: number
 }
 
 /** A run of ten seconds, made up. */
@@ -32,6 +33,7 @@ function result({
   name = 'GET /',
   outcomes = { ok: 1000 },
   late = 0,
+  answerAfterMs = 10,
 }: Given = {}): LoadResult {
   const plan: LoadPlan = {
     targets: [
@@ -59,7 +61,7 @@ function result({
     for (let i = 0; i < count; i++) {
       const dueMs = (i / count) * 9900
       recording.started[Math.floor(dueMs / recording.intervalMs)]!++
-      const endMs = dueMs + (outcome === 'shed' || outcome === 'limited' ? 1 : 10 + (i % 90))
+      const endMs = dueMs + (outcome === 'shed' || outcome === 'limited' ? 1 : answerAfterMs + (i % 90))
       const error = outcome === 'broken' ? 'ECONNRESET' : outcome === 'failed' ? 'status 500' : undefined
       recordEnd(recording, { target: 0, dueMs, endMs, status: status[outcome], outcome, error })
     }
@@ -102,6 +104,12 @@ describe('the verdict', () => {
     expect(beyond).toMatchObject({ verdict: 'PASS', shares: { errors: 0, shed: 0.09, limited: 0.01 } })
     expect(beyond.latencyMs.count).toBe(900)
     expect(beyond.refusedMs.count).toBe(100)
+  })
+
+  it('counts answers that came after the end, and plots none there', () => {
+    const late = result({ outcomes: { timedOut: 100, ok: 100 }, answerAfterMs: 20_000 })
+    expect(late.requests).toMatchObject({ ok: 100, timedOut: 100 })
+    expect(late.series.every(({ answersPerSec }) => answersPerSec['2xx'] === 0)).toBe(true)
   })
 
   it('fails when nothing was served', () => {
