@@ -34,7 +34,7 @@ import {
   parseSlos,
   type Slo,
 } from '../loadtest/slo.ts'
-import { type AskOptions, originOf, parseTarget, targetOf, targetsOfConfig } from '../loadtest/targets.ts'
+import { type AskOptions, originOf, parseTarget, targetOf, targetsOfConfig, withToken } from '../loadtest/targets.ts'
 import { reasonsAgainst } from '../loadtest/validity.ts'
 import { CommandError, EXIT, type Invocation, UsageError, version } from './cli.ts'
 
@@ -178,9 +178,10 @@ function targetsOf(options: Values, config: Config | undefined, durationMs: numb
   }
   // A token must outlive the run, and the answers that come after it.
   const lifetimeSec = Math.ceil(durationMs / 1000) + 3600
-  const { targets, skipped } = targetsOfConfig(config, origin, ask, Date.now() / 1000, lifetimeSec)
+  const nowSec = Date.now() / 1000
+  const { targets, skipped } = targetsOfConfig(config, origin, ask, nowSec, lifetimeSec)
   for (const { name, reason } of skipped) console.error(`not asked: ${name} (${reason})`)
-  const all = [...targets, ...own]
+  const all = [...targets, ...own.map((target) => withToken(target, config, ask, nowSec, lifetimeSec))]
   if (all.length === 0) throw new UsageError('no route of the config can be asked; give paths with --target')
   return all
 }

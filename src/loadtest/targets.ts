@@ -124,19 +124,59 @@ function askOf(
     if (!(header in given)) return `it needs an API key; give one with --header '${header}: …'`
   }
   const policies = route.jwt ?? []
-  if (policies.length > 0 && token === undefined && !('authorization' in given)) {
-    for (const name of policies) {
-      const policy = config.identity.jwt[name]
-      const minted = policy && mintToken(policy, nowSec, lifetimeSec)
-      if (minted !== undefined) {
-        carry(ask, policy!.from[0] ?? 'header', minted)
-        return ask
-      }
-    }
-    return `it needs a token, and ${policies.join(', ')} has no secret to sign one; give one with --token`
-  }
-  return ask
+  if (policies.length === 0 || token !== undefined || 'authorization' in given) return ask
+  if (mint(ask, policies, config, nowSec, lifetimeSec)) return ask
+  return `it needs a token, and ${policies.join(', ')} has no secret to sign one; give one with --token`
 }
+
+/** Adds a token that one of the policies accepts; false when none can be made. */
+function mint(
+  ask: Ask,
+  policies: readonly string[],
+  { identity }: Pick<Config, 'identity'>,
+  nowSec: number,
+  lifetimeSec: number,
+): boolean {
+  for (const name of policies) {
+    const policy = identity.jwt[name]
+    const token = policy && mintToken(policy, nowSec, lifetimeSec)
+    if (token === undefined) continue
+    carry(ask, policy!.from[0] ?? 'header', token)
+    return true
+  }
+  return false
+}
+
+/**
+ * A target as its user wrote it, with the token that the route of its path wants, when the config can make one and the
+ * user gave none. Which route that is goes by the path alone: whole, else by the longest prefix.
+ */
+export function withToken(
+  target: Target,
+  config: Pick<Config, 'routes' | 'identity'>,
+  { headers: given, token }: AskOptions,
+  nowSec: number,
+  lifetimeSec: number,
+): Target {
+  if (token !== undefined || 'authorization' in given) return target
+  const [path, query] = target.request.path.split(/\?(.*)/s) as [string, string?]
+  let route: RouteConfig | undefined
+  let longest = -1
+  for (const one of config.routes) {
+    const { path: whole, pathPrefix: prefix } = one.match
+    const length = whole === path ? Number.POSITIVE_INFINITY : isUnder(path, prefix) ? prefix!.length : -1
+    if (length > longest) [route, longest] = [one, length]
+  }
+  if (route?.jwt === undefined || route.auth === 'optional') return target
+  const ask: Ask = { path, query: new URLSearchParams(query), headers: { ...target.request.headers } }
+  if (!mint(ask, route.jwt, config, nowSec, lifetimeSec)) return target
+  const search = ask.query.size === 0 ? '' : `?${ask.query}`
+  return { ...target, request: { ...target.request, path: path + search, headers: ask.headers } }
+}
+
+/** Whole segments, as routes match. */
+const isUnder = (path: string, prefix: string | undefined): boolean =>
+  prefix !== undefined && (path === prefix || path.startsWith(prefix.endsWith('/') ? prefix : `${prefix}/`))
 
 /** Puts a token where the policy looks for it. */
 function carry(ask: Ask, from: string, token: string): void {

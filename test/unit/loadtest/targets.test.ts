@@ -2,8 +2,9 @@ import { createHmac } from 'node:crypto'
 import { jwtVerify } from 'jose'
 import { describe, expect, it } from 'vitest'
 import { parseConfig } from '../../../src/config/load.ts'
+import type { Target } from '../../../src/loadtest/load-plan.ts'
 import { mintToken } from '../../../src/loadtest/mint-token.ts'
-import { type AskOptions, originOf, parseTarget, targetsOfConfig } from '../../../src/loadtest/targets.ts'
+import { type AskOptions, originOf, parseTarget, targetsOfConfig, withToken } from '../../../src/loadtest/targets.ts'
 
 const ASK: AskOptions = { headers: {}, method: 'GET', body: null, token: undefined }
 const NOW_SEC = 1_800_000_000
@@ -20,6 +21,7 @@ identity:
       audience: api
       requiredClaims: { scope: { contains: read }, org.id: 7 }
     cookie: { secret: ${SECRET}, from: ["cookie:session"] }
+    query: { secret: ${SECRET}, from: ["query:t"] }
     remote: { jwks: { url: "https://issuer.example/jwks" } }
   apiKeys:
     main: { header: X-API-Key, keys: [{ name: a, sha256: "${'ab'.repeat(32)}" }] }
@@ -38,6 +40,8 @@ routes:
   - { name: canary, match: { path: /canary, host: "x.example.com", headers: { x-canary: "1" }, query: { v: "2" } }, upstream: app }
   - { name: wild, match: { path: /wild, host: "*.example.com" }, upstream: app }
   - { name: orders, match: { pathPrefix: /api/orders }, upstream: app }
+  - { name: admin, match: { pathPrefix: /api/orders/all }, upstream: app, jwt: cookie }
+  - { name: query, match: { pathPrefix: /by-query }, upstream: app, jwt: query }
 `
 
 const { config } = parseConfig(CONFIG)
@@ -55,6 +59,8 @@ describe('targets of a config', () => {
       keyed: "it needs an API key; give one with --header 'x-api-key: …'",
       wild: 'it takes only *.example.com',
       orders: 'it names no exact path; give one with --target',
+      admin: 'it names no exact path; give one with --target',
+      query: 'it names no exact path; give one with --target',
     })
   })
 
@@ -127,5 +133,21 @@ describe('--target', () => {
     const withBody = { ...ASK, body: '{}' }
     expect(parseTarget('POST /x', 'http://h', withBody)).toMatchObject({ request: { body: '{}' } })
     expect(parseTarget('/x', 'http://h', withBody)).toMatchObject({ request: { body: null } })
+  })
+
+  it('takes the token that the route of its path wants', () => {
+    const tokenOf = (text: string, options: Partial<AskOptions> = {}) => {
+      const ask = { ...ASK, ...options }
+      const target = parseTarget(text, 'http://h', ask) as Target
+      return withToken(target, config, ask, NOW_SEC, 3600).request
+    }
+    expect(tokenOf('/api/users?page=2')).toMatchObject({ path: '/api/users?page=2' })
+    expect(tokenOf('POST /api/users').headers['authorization']).toMatch(/^Bearer ey/)
+    expect(tokenOf('/api/users', { token: 'mine' }).headers['authorization']).toBe('Bearer mine')
+    expect(tokenOf('/api/orders/all/7').headers['cookie']).toMatch(/^session=ey/)
+    expect(tokenOf('/by-query/x?a=1').path).toMatch(/^\/by-query\/x\?a=1&t=ey/)
+    for (const open of ['/api/orders/7', '/api/orders/allx', '/open', '/remote', '/nowhere']) {
+      expect(tokenOf(open).headers).toEqual({ 'user-agent': 'fluxor-gateway-loadtest' })
+    }
   })
 })
