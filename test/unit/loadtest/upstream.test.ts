@@ -73,10 +73,22 @@ describe('the scripted service', () => {
   })
 
   it('serves as many at once as it has servers, the others wait, and beyond the queue it refuses', async () => {
-    const { url, stats } = await start({ latency: '50ms', servers: 2, queue: 3 })
-    const statuses = await Promise.all(Array.from({ length: 8 }, async () => (await fetch(url)).status))
-    expect(statuses.toSorted((a, b) => a - b)).toEqual([200, 200, 200, 200, 200, 503, 503, 503])
-    expect(stats).toMatchObject({ served: 5, refused: 3, maxInService: 2, maxWaiting: 3, inService: 0, waiting: 0 })
+    const { url, stats } = await start({ latency: '60s', servers: 2, queue: 3 })
+    const until = async (reached: () => boolean) => {
+      while (!reached()) await new Promise((resolve) => setTimeout(resolve, 5))
+    }
+    const gone = new AbortController()
+    const busy = [1, 2].map(() => fetch(url, { signal: gone.signal }).catch(() => 'gone'))
+    await until(() => stats.inService === 2)
+    const quick = (times: number) =>
+      Array.from({ length: times }, async () => (await fetch(url, { headers: { 'x-upstream-latency': '1ms' } })).status)
+    const waiting = quick(3)
+    await until(() => stats.waiting === 3)
+    expect(await Promise.all(quick(3))).toEqual([503, 503, 503])
+    gone.abort()
+    expect(await Promise.all(busy)).toEqual(['gone', 'gone'])
+    expect(await Promise.all(waiting)).toEqual([200, 200, 200])
+    expect(stats).toMatchObject({ served: 3, refused: 3, maxInService: 2, maxWaiting: 3, waiting: 0 })
   })
 
   it('gives the place of a client that leaves to the next', async () => {
