@@ -3,10 +3,13 @@
  * the kubelet. What it serves is a table, given by the gateway; who may ask is decided here, once for all of it.
  */
 
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { bearerToken, ENDED_SESSION, hasSession, isCrossSite, isLocalHost, safeNext, sameSecret, sessionCookie } from './admin-auth.ts' // biome-ignore format: one line
 import { LOGIN_CSS, loginPage } from './admin-login.ts'
+
+// An import would read every export, the getter of WebSocket among them, and so load an HTTP client: 11 MB, 50 ms.
+const { createServer } = process.getBuiltinModule('node:http')
 
 const MAX_BODY_BYTES = 64 * 1024
 const MAX_CONNECTIONS = 512
