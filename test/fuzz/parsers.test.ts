@@ -226,6 +226,9 @@ const KEPT = [
   // Quoted strings that nothing ends, one behind the other.
   ['', ',\\"', ''],
   ['', '\\",max-age', ''],
+  // Names that cannot be decoded.
+  ['', '=&%=', ''],
+  ['', '&%ff=', ''],
 ] as const
 
 describe.each(parsers)('%s', (_name, pieces, check) => {
