@@ -15,10 +15,12 @@ import type { UpstreamConfig } from './config.ts'
 import type { FailureKind } from './connection.ts'
 import { DnsDiscovery, EndpointSet, type EndpointSpec } from './discovery.ts'
 import { type Endpoint, endpointKey, parseEndpointUrl } from './endpoint.ts'
+import { H2Pool } from './h2-pool.ts'
 import { HealthProber, httpCheck, tcpCheck } from './health.ts'
+import { Http1Pool } from './http1-pool.ts'
 import { ewmaAt, recordFailure, recordLatency } from './latency.ts'
 import { Outlier } from './outlier.ts'
-import { createPool, type EndpointPool, type PoolOptions, type PoolStats } from './pool.ts'
+import type { EndpointPool, PoolOptions, PoolStats } from './pool.ts'
 import { parseRetryConditions, RetryBudget, RetryPolicy } from './retry.ts'
 import { slowStart } from './slow-start.ts'
 import type { EndpointStatus } from './status.ts'
@@ -250,7 +252,8 @@ export class Upstream {
   pool(endpoint: Endpoint): EndpointPool {
     let pool = this.#pools.get(endpoint)
     if (pool === undefined) {
-      pool = createPool(endpoint, this.#poolOptions, this.#deps.clock)
+      const Pool = this.#poolOptions.protocol === 'h2' ? H2Pool : Http1Pool
+      pool = new Pool(endpoint, this.#poolOptions, this.#deps.clock)
       this.#pools.set(endpoint, pool)
     }
     return pool
