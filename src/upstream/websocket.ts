@@ -6,13 +6,12 @@
  */
 
 import { createHash } from 'node:crypto'
-import { Agent, type ClientRequest, type IncomingMessage } from 'node:http'
+import type { ClientRequest, IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import { Duplex } from 'node:stream'
 import type tls from 'node:tls'
 import type { BodySource, ResponseSink, Tunnel } from '../exchange.ts'
 import { declaredLength, frameResponse } from '../http1/framing.ts'
-import { MessageHead, PARSED } from '../http1/message-head.ts'
+import type { MessageHead } from '../http1/message-head.ts'
 import {
   type Attempt,
   type Carrier,
@@ -20,9 +19,18 @@ import {
   type FailureKind,
   MAX_INFORMATIONAL,
   openSocket,
-  RESPONSE_LIMITS,
 } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
+import { eachField, responseHead } from './head-text.ts'
+import { FrameCursor, GOING_AWAY, GOING_AWAY_MASKED } from './websocket-frames.ts'
+import {
+  carryWebSocket,
+  loadWebSocketProxy,
+  type ShownRequest,
+  StandIn,
+  type WebSocketParty,
+  type WebSocketProxy,
+} from './websocket-proxy.ts'
 
 /** What a handshake needs of its pool. */
 export interface WebSocketOwner {
@@ -34,45 +42,10 @@ export interface WebSocketOwner {
 
 /** RFC 6455 §1.3. */
 const ACCEPT_GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
-/** A Close frame with 1001, "going away" (§7.4.1): as servers send it, and masked (by zeros) as clients do. */
-const GOING_AWAY = Buffer.from([0x88, 2, 0x03, 0xe9])
-const GOING_AWAY_MASKED = Buffer.from([0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9])
 /** How long an upstream may take to close its side once it was told. */
 const CLOSE_MS = 1000
 
-interface Proxy {
-  ws(req: object, socket: Duplex, head: Buffer, options: object, onError: (error: NodeJS.ErrnoException) => void): void
-  on(event: string, listener: (...args: never[]) => void): void
-}
-
-let loading: Promise<Proxy> | undefined
-
-/** Loaded with the first WebSocket: most gateways never see one. */
-function loadProxy(): Promise<Proxy> {
-  loading ??= import('http-proxy-3').then(({ createProxyServer }) => {
-    const proxy = createProxyServer({}) as unknown as Proxy
-    proxy.on('error', () => {}) // each handshake has its own callback
-    proxy.on('proxyReqWs', (outgoing: ClientRequest, request: { handshake: WebSocketHandshake }) =>
-      request.handshake.prepared(outgoing),
-    )
-    return proxy
-  })
-  return loading
-}
-
-/** Gives node:http the socket that we opened, by the rules of every other connection to the endpoint. */
-class OneSocketAgent extends Agent {
-  readonly #socket: Socket
-  constructor(socket: Socket) {
-    super()
-    this.#socket = socket
-  }
-  override createConnection(): Socket {
-    return this.#socket
-  }
-}
-
-export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
+export class WebSocketHandshake implements Carrier, Tunnel, BodySource, WebSocketParty {
   readonly reused = false
   requestSource: BodySource | null = null
   connected = false
@@ -111,73 +84,49 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
 
   send(attempt: Attempt, headText: string): void {
     this.#attempt = attempt
-    const request = this.#request(headText)
-    loadProxy().then(
+    const request = this.#read(headText)
+    loadWebSocketProxy().then(
       (proxy) => this.#begin(proxy, request),
       (error: Error) => this.#fail('bad', error.message),
     )
   }
 
-  #begin(proxy: Proxy, request: object): void {
+  #read(headText: string): ShownRequest {
+    const [startLine, ...lines] = headText.split('\r\n')
+    const [method, url] = startLine!.split(' ') as [string, string]
+    const headers: Record<string, string | string[]> = Object.create(null)
+    eachField(lines, (name, value) => {
+      const before = headers[name]
+      headers[name] = before === undefined ? value : [before, value].flat()
+    })
+    headers['connection'] = 'Upgrade'
+    headers['upgrade'] = 'websocket'
+    this.#target = url
+    this.#key = String(headers['sec-websocket-key'])
+    return { method, url, headers }
+  }
+
+  #begin(proxy: WebSocketProxy, request: ShownRequest): void {
     if (this.#ended) return
-    const { host, port } = this.#endpoint
-    const socket = openSocket(this.#endpoint, this.#owner.tls, 'http/1.1', this.#opening)
+    const endpoint = this.#endpoint
+    const socket = openSocket(endpoint, this.#owner.tls, 'http/1.1', this.#opening)
     this.#socket = socket
-    socket.once(this.#endpoint.secure ? 'secureConnect' : 'connect', () => {
+    socket.once(endpoint.secure ? 'secureConnect' : 'connect', () => {
       this.connected = true
       if (!this.#open) this.deadlineMs = this.#handshakeEndsMs
     })
-    this.#client = new StandIn(this)
-    const options = {
-      target: { protocol: 'http:', host, hostname: host, port },
-      agent: new OneSocketAgent(socket),
-      toProxy: true,
-      prependPath: false,
-      ssl: { maxHeaderSize: RESPONSE_LIMITS.headBytes }, // handed on to http.request, whatever the scheme
-    }
+    const client = new StandIn(this)
+    this.#client = client
     try {
-      proxy.ws(request, this.#client, Buffer.alloc(0), options, (error) =>
-        this.#fail(
-          this.connected ? (error.code?.startsWith('HPE_') ? 'bad' : 'reset') : 'connect',
-          error.code ?? error.message,
-        ),
-      )
+      carryWebSocket(proxy, request, client, endpoint, socket, ({ code, message }) => {
+        const kind = this.connected ? (code?.startsWith('HPE_') ? 'bad' : 'reset') : 'connect'
+        this.#fail(kind, code ?? message)
+      })
     } catch (error) {
       this.#fail('bad', (error as Error).message)
     }
   }
 
-  /** What http-proxy-3 reads of a request: our head, as node:http would show it. */
-  #request(headText: string): object {
-    const [startLine, ...lines] = headText.split('\r\n')
-    const [method, target] = startLine!.split(' ')
-    const headers: Record<string, string | string[]> = Object.create(null)
-    for (const line of lines) {
-      const colon = line.indexOf(':')
-      if (colon < 0) continue
-      const name = line.slice(0, colon).toLowerCase()
-      const value = line.slice(colon + 1).trim()
-      const before = headers[name]
-      headers[name] = before === undefined ? value : [before, value].flat()
-    }
-    headers['connection'] = 'Upgrade'
-    headers['upgrade'] = 'websocket'
-    this.#target = target!
-    this.#key = String(headers['sec-websocket-key'])
-    const nothing = {}
-    return {
-      method,
-      url: target,
-      headers,
-      httpVersion: '1.1',
-      httpVersionMajor: 1,
-      connection: nothing,
-      socket: nothing,
-      handshake: this,
-    }
-  }
-
-  /** The request is about to leave; our listeners come before those of the library. */
   prepared(outgoing: ClientRequest): void {
     outgoing.path = this.#target // as routed and authorised, not as a URL class would spell it
     outgoing.on('information', (info) => {
@@ -284,7 +233,6 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
 
   // To the client.
 
-  /** @returns false when it is to wait for `resume()` */
   toClient(chunk: Uint8Array): boolean {
     const sink = this.#sink
     if (sink === null) return true
@@ -304,7 +252,6 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
     this.#client?.goOn()
   }
 
-  /** The upstream has ended its side in an orderly way. */
   upstreamEnded(): void {
     if (this.#open) this.#complete()
   }
@@ -343,18 +290,12 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
   }
 
   cancel(): void {
-    this.#attempt = null
-    this.#sink = null
-    this.requestSource = null
     this.#close(false)
   }
 
   #complete(): void {
     const attempt = this.#attempt
     const sink = this.#sink
-    this.#attempt = null
-    this.#sink = null
-    this.requestSource = null
     this.#close(true)
     if (attempt === null || sink === null) return
     attempt.done()
@@ -365,9 +306,6 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
   #fail(kind: FailureKind, detail: string): void {
     const attempt = this.#attempt
     const sink = this.#sink
-    this.#attempt = null
-    this.#sink = null
-    this.requestSource = null
     this.#close(false)
     if (attempt === null) return
     if (sink === null) attempt.failed(kind, detail)
@@ -378,6 +316,9 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
   }
 
   #close(orderly: boolean): void {
+    this.#attempt = null
+    this.#sink = null
+    this.requestSource = null
     if (this.#ended) return
     this.#ended = true
     this.deadlineMs = Number.POSITIVE_INFINITY
@@ -395,112 +336,12 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource {
   }
 }
 
-/** What http-proxy-3 takes for the client's socket. */
-class StandIn extends Duplex {
-  readonly #handshake: WebSocketHandshake
-  #headSeen = false
-  #waiting: (() => void) | null = null
-
-  constructor(handshake: WebSocketHandshake) {
-    super({ allowHalfOpen: true, decodeStrings: true })
-    this.#handshake = handshake
-    this.on('error', () => {})
-  }
-
-  override _read(): void {
-    this.#handshake.wanted()
-  }
-
-  /** The first write is the library's own 101; ours has left already. */
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    if (!this.#headSeen) {
-      this.#headSeen = true
-      done()
-    } else if (this.#handshake.toClient(chunk)) done()
-    else this.#waiting = done
-  }
-
-  goOn(): void {
-    const done = this.#waiting
-    this.#waiting = null
-    done?.()
-  }
-
-  override _final(done: () => void): void {
-    done()
-    this.#handshake.upstreamEnded()
-  }
-
-  destroySoon(): void {
-    this.destroy()
-  }
-
-  setTimeout(): this {
-    return this
-  }
-
-  setNoDelay(): this {
-    return this
-  }
-
-  setKeepAlive(): this {
-    return this
-  }
-}
-
-/** Follows the frames of one direction (RFC 6455 §5.2) just far enough to know whether the last one is complete. */
-export class FrameCursor {
-  readonly #head = new Uint8Array(14)
-  #have = 0
-  #left = 0
-
-  see(chunk: Uint8Array): void {
-    for (let at = 0; at < chunk.length; ) {
-      if (this.#left > 0) {
-        const skipped = Math.min(this.#left, chunk.length - at)
-        this.#left -= skipped
-        at += skipped
-        continue
-      }
-      this.#head[this.#have++] = chunk[at++]!
-      if (this.#have >= 2 && this.#have === this.#headLength()) {
-        this.#left = this.#payloadLength()
-        this.#have = 0
-      }
-    }
-  }
-
-  /** No frame has begun that is not complete. */
-  get between(): boolean {
-    return this.#left === 0 && this.#have === 0
-  }
-
-  #headLength(): number {
-    const short = this.#head[1]! & 127
-    return 2 + (short === 126 ? 2 : short === 127 ? 8 : 0) + (this.#head[1]! > 127 ? 4 : 0)
-  }
-
-  #payloadLength(): number {
-    const head = this.#head
-    const short = head[1]! & 127
-    if (short < 126) return short
-    let length = 0
-    for (let i = 2; i < (short === 126 ? 4 : 10); i++) length = length * 256 + head[i]!
-    return length
-  }
-}
-
 function isWebSocket(answer: IncomingMessage): boolean {
   return answer.headers.upgrade?.toLowerCase() === 'websocket'
 }
 
-/** The head again, through the one strict parser; undefined when it refuses. */
 function readHead(status: number, rawHeaders: readonly string[]): MessageHead | undefined {
-  let text = `HTTP/1.1 ${status} \r\n`
-  for (let i = 0; i < rawHeaders.length; i += 2) text += `${rawHeaders[i]}: ${rawHeaders[i + 1]}\r\n`
-  const bytes = Buffer.from(`${text}\r\n`, 'latin1')
-  const head = new MessageHead('response')
-  return head.parse(bytes, 0, bytes.length, RESPONSE_LIMITS) === PARSED && head.byteLength === bytes.length
-    ? head
-    : undefined
+  let fields = ''
+  for (let i = 0; i < rawHeaders.length; i += 2) fields += `${rawHeaders[i]}: ${rawHeaders[i + 1]}\r\n`
+  return responseHead(status, fields)
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { FrameCursor } from '../../../src/upstream/websocket.ts'
+import { FrameCursor } from '../../../src/upstream/websocket-frames.ts'
 
 function frame(payload: number, masked: boolean): Buffer {
   const mask = masked ? 128 : 0
