@@ -1,9 +1,9 @@
 /** `run`: the gateway until a signal ends it. SIGTERM and SIGINT drain (a second one ends at once), SIGHUP reloads. */
 
-import { type LoadedConfig, loadConfig, type QuickOptions, quickConfig } from '../config/load.ts'
+import type { LoadedConfig, QuickOptions } from '../config/load.ts'
+import { loadApart } from '../config/load-apart.ts'
 import { ConfigError, formatProblem } from '../config/problems.ts'
 import { type ConfigWatch, watchConfig } from '../config/watch.ts'
-import { Gateway, ListenError } from '../gateway.ts'
 import { EXIT } from './cli.ts'
 
 export interface RunOptions {
@@ -13,12 +13,19 @@ export interface RunOptions {
 }
 
 export async function runGateway({ configPath, quick, watch }: RunOptions): Promise<number> {
-  const load = (): LoadedConfig => (quick === undefined ? loadConfig(configPath!) : quickConfig(quick))
-  const loaded = load() // a ConfigError is told by the command line
+  const load = () => loadApart(quick === undefined ? { path: configPath! } : { quick })
+  // Side by side. A ConfigError is told by the command line.
+  const [loaded, { Gateway, ListenError }] = await Promise.all([load(), import('../gateway.ts')])
   let watching: ConfigWatch | undefined
-  const reload = async (): Promise<void> => {
+  let reloaded: Promise<void> = Promise.resolve()
+  /** One after the other: the file as it was last must be the one that stays. */
+  const reload = (): Promise<void> => {
+    reloaded = reloaded.catch(() => {}).then(takeConfig)
+    return reloaded
+  }
+  const takeConfig = async (): Promise<void> => {
     try {
-      const next = load()
+      const next = await load()
       await gateway.reload(next.config)
       watching?.update(next.files)
       logger.info('config reloaded', { file: configPath })

@@ -1,0 +1,50 @@
+/**
+ * Loads a config in a process that ends with it, at the start and at each reload. zod, YAML and the schema take 30 MB:
+ * as a process they go back to the last byte (a thread leaves nearly all of it behind, in V8's pool of pages), another
+ * core does the work while the data path is imported, and no request waits while a large file is checked. This file is
+ * the entry of that process, too.
+ */
+
+import { fork } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import type { LoadedConfig, QuickOptions } from './load.ts'
+import { ConfigError, type Problem } from './problems.ts'
+
+/** A file, or the quick form. */
+export type ConfigOrigin = { readonly path: string } | { readonly quick: QuickOptions }
+
+type Answer = { loaded: LoadedConfig } | { problems: readonly Problem[]; warnings: readonly Problem[] }
+
+const THIS_FILE = fileURLToPath(import.meta.url)
+const ENTRY = 'load-config'
+
+/** Rejects with a `ConfigError`, as `loadConfig` and `quickConfig` throw it. */
+export function loadApart(origin: ConfigOrigin): Promise<LoadedConfig> {
+  return new Promise((resolve, reject) => {
+    const take = (answer: Answer) => {
+      if ('loaded' in answer) resolve(answer.loaded)
+      else reject(new ConfigError(answer.problems, answer.warnings))
+    }
+    const child = fork(THIS_FILE, [ENTRY, JSON.stringify(origin)], { execArgv: [], serialization: 'advanced' })
+    child.once('message', take)
+    // No process to be had, by a limit of the container: then here, and the memory stays.
+    child.once('error', () => answer(origin).then(take, reject))
+    child.once('exit', (code, signal) => reject(new Error(`the config was not read to its end (${signal ?? code})`)))
+  })
+}
+
+async function answer(origin: ConfigOrigin): Promise<Answer> {
+  const { loadConfig, quickConfig } = await import('./load.ts')
+  try {
+    return { loaded: 'path' in origin ? loadConfig(origin.path) : quickConfig(origin.quick) }
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error
+    return { problems: error.problems, warnings: error.warnings }
+  }
+}
+
+if (process.argv[1] === THIS_FILE && process.argv[2] === ENTRY) {
+  // Signals to the whole group are the gateway's.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
+  process.send!(await answer(JSON.parse(process.argv[3]!)), () => process.disconnect())
+}
