@@ -7,7 +7,15 @@ import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { type Advice, advise } from '../config/advisor.ts'
 import { type LoadedConfig, loadConfig } from '../config/load.ts'
-import { ConfigError, formatPath, formatProblem, type Path, type Problem } from '../config/problems.ts'
+import {
+  ConfigError,
+  countOf,
+  firstOf,
+  formatPath,
+  formatProblem,
+  type Path,
+  type Problem,
+} from '../config/problems.ts'
 import { configSchema } from '../config/schema.ts'
 import { isSecretAt, wantsText } from '../config/schema-walk.ts'
 import { ConfigSource } from '../config/source.ts'
@@ -22,12 +30,12 @@ export async function check({ values, positionals }: Invocation): Promise<number
     const { config, warnings } = loaded
     for (const warning of warnings) console.error(formatProblem(warning))
     const { told, allowed } = strict ? advice(path, loaded) : { told: [], allowed: 0 }
-    for (const problem of told) console.error(formatProblem(problem))
+    for (const problem of firstOf(told)) console.error(formatProblem(problem))
     const refused = strict && warnings.length + told.length > 0
     const counts = [
       count(config.routes.length, 'route'),
       count(Object.keys(config.upstreams).length, 'upstream'),
-      ...(warnings.length > 0 ? [count(warnings.length, 'warning')] : []),
+      ...(warnings.length > 0 ? [count(countOf(warnings), 'warning')] : []),
       ...(told.length > 0 ? [count(told.length, 'finding')] : []),
       ...(allowed > 0 ? [`${allowed} allowed`] : []),
     ]
@@ -38,7 +46,7 @@ export async function check({ values, positionals }: Invocation): Promise<number
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error
     for (const problem of [...error.problems, ...error.warnings]) console.error(formatProblem(problem))
-    console.error(`${path}: ${count(error.problems.length, 'error')}`)
+    console.error(`${path}: ${count(countOf(error.problems), 'error')}`)
     return EXIT.config
   }
 }

@@ -4,23 +4,25 @@ import { rateLimitProblems } from '../policies/rate-limit/config.ts'
 import { isLoopback } from './host-port.ts'
 import type { Path } from './problems.ts'
 import type { Config } from './schema.ts'
-import { didYouMean } from './suggest.ts'
+import { didYouMean, listed } from './suggest.ts'
 
 export interface CrossFinding {
   readonly severity: 'error' | 'warning'
   readonly path: Path
   readonly message: string
+  /** Follows the message where it is shown. */
+  readonly hint?: () => string
   readonly at?: 'key' | 'value'
 }
 
 /** Names as they stand in the file, also of entries that have other problems: one mistake is told once. */
 export interface KnownNames {
-  readonly upstreams: readonly string[]
-  readonly jwt: readonly string[]
-  readonly apiKeys: readonly string[]
-  readonly rateLimits: readonly string[]
-  readonly redis: readonly string[]
-  readonly tiers: readonly string[]
+  readonly upstreams: ReadonlySet<string>
+  readonly jwt: ReadonlySet<string>
+  readonly apiKeys: ReadonlySet<string>
+  readonly rateLimits: ReadonlySet<string>
+  readonly redis: ReadonlySet<string>
+  readonly tiers: ReadonlySet<string>
 }
 
 export function crossCheck(config: Config, names: KnownNames): CrossFinding[] {
@@ -29,12 +31,13 @@ export function crossCheck(config: Config, names: KnownNames): CrossFinding[] {
     findings.push({ severity: 'error', path, message, at })
   const warn = (path: Path, message: string, at?: 'key' | 'value') =>
     findings.push({ severity: 'warning', path, message, at })
-  const refer = (path: Path, name: string, known: readonly string[], what: string, where: string) => {
-    if (known.includes(name)) return
-    const near = didYouMean(name, known)
-    const there =
-      near !== '' ? near : known.length === 0 ? ` There are none under "${where}".` : ` Known: ${known.join(', ')}`
-    error(path, `unknown ${what} "${name}".${there}`)
+  const refer: Refer = (path, name, known, what, where) => {
+    if (known.has(name)) return
+    const hint = () => {
+      if (known.size === 0) return ` There are none under "${where}".`
+      return didYouMean(name, [...known]) || ` Known: ${listed([...known])}`
+    }
+    findings.push({ severity: 'error', path, message: `unknown ${what} "${name}".`, hint })
   }
   checkServer(config, error, warn)
   checkAdmission(config, names, refer, error, warn)
@@ -44,7 +47,7 @@ export function crossCheck(config: Config, names: KnownNames): CrossFinding[] {
 }
 
 type Report = (path: Path, message: string, at?: 'key' | 'value') => void
-type Refer = (path: Path, name: string, known: readonly string[], what: string, where: string) => void
+type Refer = (path: Path, name: string, known: ReadonlySet<string>, what: string, where: string) => void
 
 function checkServer({ server }: Config, error: Report, warn: Report): void {
   const bound = new Map<string, string>()
@@ -120,7 +123,7 @@ function checkReach(
 function checkPolicies(config: Config, names: KnownNames, refer: Refer, error: Report): void {
   for (const { path, message } of rateLimitProblems(config)) error(path, message)
   if (config.cache?.redis !== undefined) refer(['cache', 'redis'], config.cache.redis, names.redis, 'Redis', 'redis')
-  if (names.tiers.length === 0) return
+  if (names.tiers.size === 0) return
   for (const [set, { keys }] of Object.entries(config.identity.apiKeys)) {
     keys.forEach(({ tier }, i) => {
       if (tier === undefined) return

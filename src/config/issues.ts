@@ -11,6 +11,8 @@ type Issue = z.core.$ZodIssue
 export interface Finding {
   readonly path: Path
   readonly message: string
+  /** What may have been meant; follows the message. Takes a search, so it is asked for where it is shown. */
+  readonly hint?: () => string
   /** Where to point: at the key, or at its value. */
   readonly at: 'key' | 'value'
   /** What must be taken away for the rest to be checked on its own. */
@@ -35,14 +37,17 @@ function findings(issue: Issue, base: Path, schema: z.core.$ZodType, data: unkno
   const value = valueAt(data, path)
   const one = (message: string): Finding[] => [{ path, message, at: 'value', prune: path }]
   switch (issue.code) {
-    case 'unrecognized_keys':
+    case 'unrecognized_keys': {
+      const known = knownKeys(schema, path)
       return issue.keys.map((key) => ({
         path: [...path, key],
-        message: unknownKey(key, knownKeys(schema, path)),
+        message: key === '<<' ? MERGE_KEY : 'unknown key.',
+        ...(key !== '<<' && { hint: () => knownHint(key, known) }),
         at: 'key',
         prune: [...path, key],
         unknown: true,
       }))
+    }
     case 'invalid_union':
       return unionFindings(issue, path, value, schema, data)
     case 'invalid_key': {
@@ -76,11 +81,12 @@ function missing(path: Path, message = ''): Finding[] {
   return [{ path, message: `this key is required and not there${hint}`, at: 'key', prune: parent }]
 }
 
-function unknownKey(key: string, known: string[]): string {
-  if (key === '<<') return 'merge keys are not part of YAML 1.2: repeat the keys, or use an alias for a whole value'
+const MERGE_KEY = 'merge keys are not part of YAML 1.2: repeat the keys, or use an alias for a whole value'
+
+function knownHint(key: string, known: string[]): string {
   const near = didYouMean(key, known)
-  if (near !== '' || known.length === 0) return `unknown key.${near}`
-  return known.length <= 12 ? `unknown key. Known here: ${known.join(', ')}` : 'unknown key.'
+  if (near !== '') return near
+  return known.length > 0 && known.length <= 12 ? ` Known here: ${known.join(', ')}` : ''
 }
 
 function unionFindings(

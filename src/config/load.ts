@@ -8,7 +8,7 @@ import { dirname, resolve } from 'node:path'
 import { cacheConfig } from '../policies/cache/config.ts'
 import { type CrossFinding, crossCheck, type KnownNames } from './cross-checks.ts'
 import { type Finding, findingsOf, valueAt } from './issues.ts'
-import { ConfigError, formatPath, type Path, type Problem } from './problems.ts'
+import { ConfigError, firstOf, formatPath, type Path, type Problem } from './problems.ts'
 import { nameRoutes } from './route-names.ts'
 import { type Config, configSchema, type ParsedConfig } from './schema.ts'
 import { isSecretAt, wantsText } from './schema-walk.ts'
@@ -74,7 +74,7 @@ export function quickConfig(options: QuickOptions, env: Environment = process.en
       line: 0,
       column: 0,
       path: flag,
-      message: finding.message.replace('a "token"', 'a token in the environment variable ADMIN_TOKEN'),
+      message: told(finding).replace('a "token"', 'a token in the environment variable ADMIN_TOKEN'),
     }
   })
   return settle(config, problems, [])
@@ -95,7 +95,7 @@ const HINTS = {
 function parse(text: string, fileName: string, absolute: string, env: Environment): LoadedConfig {
   const files = new Set([absolute])
   const source = new ConfigSource(text, fileName, { env, directory: dirname(absolute), files }, HINTS)
-  const problems: Problem[] = [...source.problems]
+  const problems: Placed[] = source.problems
   let config: Config | undefined
   if (source.data !== undefined) {
     const checked = check(source.data, dirname(absolute), source.unresolved)
@@ -108,14 +108,26 @@ function parse(text: string, fileName: string, absolute: string, env: Environmen
   return settle(config, dedupe(problems), [...files])
 }
 
-function settle(config: Config | undefined, problems: readonly Problem[], files: readonly string[]): LoadedConfig {
-  const errors = problems.filter(({ severity }) => severity === 'error')
-  const warnings = problems.filter(({ severity }) => severity === 'warning')
+function settle(config: Config | undefined, problems: readonly Placed[], files: readonly string[]): LoadedConfig {
+  const [errors, warnings] = (['error', 'warning'] as const).map((kind) =>
+    firstOf(problems.filter(({ severity }) => severity === kind)).map(finished),
+  ) as [Problem[], Problem[]]
   if (errors.length > 0 || config === undefined) throw new ConfigError(errors, warnings)
   return { config, warnings, files }
 }
 
 type SomeFinding = (Finding & { severity: 'error' }) | CrossFinding
+
+/** A problem whose hint is not searched for yet. */
+type Placed = Problem & { hint?: () => string }
+
+function finished({ hint, ...problem }: Placed): Problem {
+  return hint === undefined ? problem : { ...problem, message: problem.message + hint() }
+}
+
+function told({ message, hint }: SomeFinding): string {
+  return message + (hint?.() ?? '')
+}
 
 /**
  * One round finds what stands at its place in the wrong form; the checks across keys need a value that has the right
@@ -127,11 +139,11 @@ function check(
   unusable: readonly Path[] = [],
 ): { config: Config | undefined; findings: SomeFinding[] } {
   const findings: SomeFinding[] = []
-  const pruned: Path[] = []
+  const pruned = new Pruned()
   const candidate = structuredClone(data)
   for (const path of unusable) {
     const gone = takeOut(candidate, path)
-    if (gone !== undefined) pruned.push(gone)
+    if (gone !== undefined) pruned.add(gone)
   }
   for (let round = 0; round < 32; round++) {
     const result = configSchema.safeParse(candidate)
@@ -139,22 +151,21 @@ function check(
       const config = finish(result.data, baseDir)
       for (const finding of crossCheck(config, knownNames(data))) {
         // A warning may come of what was taken out; an error stands, unless it is about that very place.
-        if (pruned.length > 0 && finding.severity === 'warning') continue
-        if (!overlaps(finding.path, pruned)) findings.push(finding)
+        if (pruned.size > 0 && finding.severity === 'warning') continue
+        if (!pruned.concerns(finding.path)) findings.push(finding)
       }
       return { config: findings.some(({ severity }) => severity === 'error') ? undefined : config, findings }
     }
     const found = findingsOf(result.error.issues, configSchema, candidate)
-    const before = pruned.slice()
     for (const finding of found) {
-      if (!overlaps(finding.path, before)) findings.push({ ...finding, severity: 'error' })
+      if (!pruned.concerns(finding.path)) findings.push({ ...finding, severity: 'error' })
     }
     // The deepest first: what lies inside goes before what holds it.
     const targets = found.map(({ prune }) => prune).sort((a, b) => b.length - a.length)
     for (const target of targets) {
       const gone = takeOut(candidate, target)
       if (gone === undefined) return { config: undefined, findings }
-      pruned.push(gone)
+      pruned.add(gone)
     }
   }
   return { config: undefined, findings }
@@ -189,15 +200,25 @@ function standIn(index: number): object {
   return { match: { path: `/stand-in-${index}` }, respond: {} }
 }
 
-/** Whether a finding is about something that was taken out, or about what held it. */
-function overlaps(path: Path, pruned: readonly Path[]): boolean {
-  return pruned.some((gone) => {
-    const length = Math.min(path.length, gone.length)
-    // What holds the place that is gone: `routes[0]` lacks an answer because `upsteam` is none.
-    const inside = path.length < gone.length
-    for (let i = 0; i < length; i++) if (path[i] !== gone[i]) return false
-    return !inside || path.length === gone.length - 1
-  })
+/** What was taken out. */
+class Pruned {
+  readonly #gone = new Set<string>()
+  readonly #holders = new Set<string>()
+
+  get size(): number {
+    return this.#gone.size
+  }
+
+  add(path: Path): void {
+    this.#gone.add(JSON.stringify(path))
+    this.#holders.add(JSON.stringify(path.slice(0, -1)))
+  }
+
+  /** What stands in it, and what held it: `routes[0]` lacks an answer because `upsteam` is none. */
+  concerns(path: Path): boolean {
+    if (this.#holders.has(JSON.stringify(path))) return true
+    return path.some((_, i) => this.#gone.has(JSON.stringify(path.slice(0, i + 1))))
+  }
 }
 
 function finish(parsed: ParsedConfig, baseDir: string): Config {
@@ -212,7 +233,7 @@ function finish(parsed: ParsedConfig, baseDir: string): Config {
 function knownNames(data: unknown): KnownNames {
   const keys = (...path: string[]) => {
     const value = valueAt(data, path)
-    return typeof value === 'object' && value !== null ? Object.keys(value) : []
+    return new Set(typeof value === 'object' && value !== null ? Object.keys(value) : [])
   }
   const tiers = valueAt(data, ['admission', 'tiers'])
   return {
@@ -221,12 +242,14 @@ function knownNames(data: unknown): KnownNames {
     apiKeys: keys('identity', 'apiKeys'),
     rateLimits: keys('rateLimits'),
     redis: keys('redis'),
-    tiers: Array.isArray(tiers) ? tiers.flatMap((tier) => (typeof tier?.name === 'string' ? [tier.name] : [])) : [],
+    tiers: new Set(
+      Array.isArray(tiers) ? tiers.flatMap((tier) => (typeof tier?.name === 'string' ? [tier.name] : [])) : [],
+    ),
   }
 }
 
-function place(source: ConfigSource, finding: SomeFinding): Problem {
-  const { path, message, severity } = finding
+function place(source: ConfigSource, finding: SomeFinding): Placed {
+  const { path, message, severity, hint } = finding
   const { line, column, depth } = source.locate(path, finding.at)
   // A single value stands for a list of one: `rateLimit: perIp` has no entry 0 to point at.
   const inFile = depth < path.length && typeof path[depth] === 'number' ? path.slice(0, depth) : path
@@ -238,10 +261,11 @@ function place(source: ConfigSource, finding: SomeFinding): Problem {
     path: formatPath(inFile),
     message,
     source: source.lineText(line),
+    hint,
   }
 }
 
-function dedupe(problems: Problem[]): Problem[] {
+function dedupe(problems: Placed[]): Placed[] {
   const seen = new Set<string>()
   return problems
     .filter((problem) => {

@@ -12,6 +12,24 @@ export interface Problem {
   readonly message: string
   /** The line of the file; undefined when there is none, or when it holds a secret. */
   readonly source?: string
+  /** Set on the last entry of a list that would be too long: how many it stands for. */
+  readonly more?: number
+}
+
+/** More at once help nobody. */
+const MAX_TOLD = 100
+
+/** The first of them, and an entry that says how many more there are. */
+export function firstOf<P extends Problem>(problems: readonly P[]): (P | Problem)[] {
+  const more = problems.length - MAX_TOLD
+  if (more <= 1) return [...problems]
+  const { file, severity } = problems[0]!
+  const rest: Problem = { severity, file, line: 0, column: 0, path: '', message: `… and ${more} more`, more }
+  return [...problems.slice(0, MAX_TOLD), rest]
+}
+
+export function countOf(problems: readonly Problem[]): number {
+  return problems.reduce((sum, { more }) => sum + (more ?? 1), 0)
 }
 
 /** Two lines more than the message when the source is known: the line, and a caret under the place. */
@@ -41,7 +59,7 @@ function excerpt(source: string, column: number): { text: string; column: number
 
 const MAX_SOURCE = 160
 
-/** The config cannot be used. `problems` holds every error that was found, not only the first; `warnings` the rest. */
+/** The config cannot be used. `problems` holds the errors that were found, not only the first; `warnings` the rest. */
 export class ConfigError extends Error {
   readonly problems: readonly Problem[]
   readonly warnings: readonly Problem[]

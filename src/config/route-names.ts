@@ -21,12 +21,15 @@ export function routeName(match: MatchConfig): string {
 export function nameRoutes<T extends { name?: string | undefined; match: MatchConfig }>(
   routes: readonly T[],
 ): (T & { name: string })[] {
-  const taken = new Set(routes.flatMap(({ name }) => (name === undefined ? [] : [name])))
+  const taken = new Set<string>(routes.flatMap(({ name }) => (name === undefined ? [] : [name])))
+  const numbers = new Map<string, number>()
   return routes.map((route) => {
     if (route.name !== undefined) return { ...route, name: route.name }
     const base = routeName(route.match)
-    let name = base
-    for (let n = 2; taken.has(name); n++) name = `${base} #${n}`
+    let n = numbers.get(base) ?? 1
+    let name = n === 1 ? base : `${base} #${n}`
+    while (taken.has(name)) name = `${base} #${++n}`
+    numbers.set(base, n)
     taken.add(name)
     return { ...route, name }
   })

@@ -7,12 +7,15 @@ import {
   type Document,
   isAlias,
   isMap,
+  isNode,
   isScalar,
   isSeq,
   LineCounter,
   type Node,
+  type Pair,
   parseDocument,
   type Scalar,
+  type YAMLMap,
 } from 'yaml'
 import { formatPath, type Path, type Problem } from './problems.ts'
 import { retype, type SubstitutionContext, shield, substitute, unshield } from './substitution.ts'
@@ -42,14 +45,18 @@ export class ConfigSource {
   readonly fileName: string
   /** Plain data; undefined when the file is empty or cannot be parsed. */
   readonly data: unknown
-  readonly problems: Problem[] = []
   /** Values whose variables could not be put in: nothing else is worth saying about them. */
   readonly unresolved: Path[] = []
+  readonly #found: Problem[] = []
   readonly #lines: string[]
   /** Lines that hold a secret: never quoted. */
   readonly #secretLines = new Set<number>()
   readonly #counter = new LineCounter()
   readonly #document: Document | undefined
+  /** What the aliases stand for. */
+  readonly #targets = new Map<Node, Node>()
+  /** The pairs of the mappings that were asked for a key, by key. */
+  readonly #pairs = new WeakMap<YAMLMap, Map<string, Pair>>()
 
   constructor(text: string, fileName: string, context: SubstitutionContext, hints: SourceHints) {
     this.fileName = fileName
@@ -63,18 +70,22 @@ export class ConfigSource {
       schema: 'core',
       prettyErrors: false,
       logLevel: 'error',
+      uniqueKeys: false, // looked for below: the library compares each key with all before it
       // No `!!binary`, `!!set` or `!!timestamp`: what they make is no plain data.
       resolveKnownTags: false,
     })
     this.#document = document
-    for (const error of document.errors.slice(0, MAX_SYNTAX_ERRORS))
-      this.#problemAt(error.pos[0], '', syntaxMessage(error.code, error.message))
-    // After a doubled key the rest of the tree is sound, and its other problems are worth telling.
-    if (document.errors.some(({ code }) => code !== 'DUPLICATE_KEY')) return
-    this.#substituteIn(document.contents, [], context, hints)
-    // Now that it is known which lines hold secrets.
-    for (const warning of document.warnings.slice(0, MAX_SYNTAX_ERRORS))
-      this.#problemAt(warning.pos[0], '', syntaxMessage(warning.code, warning.message))
+    for (const { pos, code, message } of document.errors.slice(0, MAX_SYNTAX_ERRORS))
+      this.#problemAt(pos[0], '', syntaxMessage(code, message))
+    const broken = this.#found.length
+    this.#walk(document.contents, [], new Map(), context, hints)
+    if (broken > 0) {
+      // The walk has told which lines hold secrets; what else it found may come of the broken syntax.
+      this.#found.length = broken
+      return
+    }
+    for (const { pos, code, message } of document.warnings.slice(0, MAX_SYNTAX_ERRORS))
+      this.#problemAt(pos[0], '', syntaxMessage(code, message))
     try {
       this.data = document.toJS({ maxAliasCount: MAX_ALIASES }) ?? undefined
     } catch (error) {
@@ -82,14 +93,18 @@ export class ConfigSource {
     }
   }
 
+  get problems(): Problem[] {
+    return this.#found.map((problem) => ({ ...problem, source: this.lineText(problem.line) }))
+  }
+
   /** Where a value stands; the nearest parent that exists when it does not. */
   locate(path: Path, at: 'key' | 'value' = 'value'): Place {
-    let node = this.#resolve(this.#document?.contents)
+    let node: unknown = this.#resolve(this.#document?.contents)
     let offset = 0
     let depth = 0
     for (const part of path) {
       if (isMap(node)) {
-        const pair = node.items.find((item) => isScalar(item.key) && keyText(item.key) === String(part))
+        const pair = this.#pairsOf(node).get(String(part))
         if (pair === undefined) break
         const last = depth === path.length - 1
         const key = pair.key as Scalar
@@ -115,37 +130,58 @@ export class ConfigSource {
   }
 
   #resolve(node: unknown): unknown {
-    return isAlias(node) && this.#document ? node.resolve(this.#document) : node
+    return isAlias(node) ? this.#targets.get(node) : node
+  }
+
+  #pairsOf(map: YAMLMap): Map<string, Pair> {
+    let pairs = this.#pairs.get(map)
+    if (pairs === undefined) {
+      pairs = new Map()
+      for (const pair of map.items) if (isScalar(pair.key)) pairs.set(String(pair.key.value), pair)
+      this.#pairs.set(map, pairs)
+    }
+    return pairs
   }
 
   #problemAt(offset: number, path: string, message: string): void {
     const { line, col } = this.#counter.lineStarts.length > 0 ? this.#counter.linePos(offset) : { line: 1, col: 1 }
-    this.problems.push({
+    this.#found.push({
       severity: 'error',
       file: this.fileName,
       line: line || 1,
       column: col || 1,
       path,
       message,
-      source: this.lineText(line || 1),
     })
   }
 
-  #substituteIn(node: unknown, path: Path, context: SubstitutionContext, hints: SourceHints): void {
+  /** Once through the tree, in the order of the file: anchors are what they are where an alias stands. */
+  #walk(node: unknown, path: Path, anchors: Map<string, Node>, context: SubstitutionContext, hints: SourceHints): void {
     if (path.length > MAX_DEPTH) return
+    if (isAlias(node)) {
+      const target = anchors.get(node.source)
+      if (target !== undefined) this.#targets.set(node, target)
+      return
+    }
+    if (isNode(node) && node.anchor !== undefined) anchors.set(node.anchor, node)
     if (isMap(node)) {
-      for (const { key, value } of [...node.items]) {
-        if (isScalar(key) && typeof key.value === 'string') key.value = unshield(key.value)
-        if (isScalar(key) && key.value === '__proto__') {
-          this.#problemAt(key.range?.[0] ?? 0, formatPath([...path, '__proto__']), 'not possible as a key')
-          node.items.splice(node.items.indexOf(node.items.find((item) => item.key === key)!), 1)
-          continue
+      const seen = new Set<string>()
+      node.items = node.items.filter(({ key, value }) => {
+        if (!isScalar(key)) return true
+        if (typeof key.value === 'string') key.value = unshield(key.value)
+        const name = String(key.value)
+        if (name === '__proto__') {
+          this.#problemAt(key.range?.[0] ?? 0, formatPath([...path, name]), 'not possible as a key')
+          return false
         }
-        this.#substituteIn(value, [...path, isScalar(key) ? String(key.value) : ''], context, hints)
-      }
+        if (!seen.has(name)) seen.add(name)
+        else this.#problemAt(key.range?.[0] ?? 0, '', 'this key stands here twice')
+        this.#walk(value, [...path, name], anchors, context, hints)
+        return true
+      })
     } else if (isSeq(node)) {
       node.items.forEach((item, i) => {
-        this.#substituteIn(item, [...path, i], context, hints)
+        this.#walk(item, [...path, i], anchors, context, hints)
       })
     } else if (isScalar(node)) {
       this.#substituteScalar(node, path, context, hints)
@@ -168,15 +204,9 @@ export class ConfigSource {
   }
 }
 
-function keyText(key: Scalar): string {
-  return typeof key.value === 'string' ? unshield(key.value) : String(key.value)
-}
-
 function syntaxMessage(code: string, message: string): string {
   const text = unshield(message.split('\n')[0]!).replace(/\.$/, '')
   switch (code) {
-    case 'DUPLICATE_KEY':
-      return 'this key stands here twice'
     case 'TAB_AS_INDENT':
       return 'a tab in the indentation: YAML takes spaces only'
     case 'MULTIPLE_DOCS':

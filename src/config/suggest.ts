@@ -19,16 +19,22 @@ export function editDistance(a: string, b: string): number {
   return previous[width - 1]!
 }
 
+/** Of more words the first ones are looked at. */
+const MAX_KNOWN = 2000
+const MAX_LISTED = 12
+
 /** Case and `-`, `_` do not count: `max_ccu` is `maxCCU`. Undefined when nothing is near. */
-export function suggest(word: string, known: Iterable<string>): string | undefined {
+export function suggest(word: string, known: readonly string[]): string | undefined {
   const plain = (text: string) => text.toLowerCase().replace(/[-_ ]/g, '')
   const wanted = plain(word).slice(0, 64)
   if (wanted === '') return undefined
   let best: string | undefined
   let bestDistance = Number.POSITIVE_INFINITY
-  for (const candidate of known) {
+  const limit = Math.max(1, Math.floor(wanted.length / 3))
+  for (const candidate of known.slice(0, MAX_KNOWN)) {
     const target = plain(candidate)
-    let distance = editDistance(wanted, target)
+    const longer = Math.abs(wanted.length - target.length) // no fewer edits than that
+    let distance = longer > limit ? longer : editDistance(wanted, target)
     // A plural, or a word cut short, is nearer than its letters say.
     if (distance > 2 && wanted.length >= 4 && (target.startsWith(wanted) || wanted.startsWith(target))) distance = 2
     if (distance < bestDistance) {
@@ -36,11 +42,17 @@ export function suggest(word: string, known: Iterable<string>): string | undefin
       bestDistance = distance
     }
   }
-  return bestDistance <= Math.max(1, Math.floor(wanted.length / 3)) ? best : undefined
+  return bestDistance <= limit ? best : undefined
 }
 
 /** ` Did you mean "x"?`, or ''. */
-export function didYouMean(word: string, known: Iterable<string>): string {
+export function didYouMean(word: string, known: readonly string[]): string {
   const near = suggest(word, known)
   return near === undefined ? '' : ` Did you mean "${near}"?`
+}
+
+/** `a, b, c and 20 more` */
+export function listed(words: readonly string[]): string {
+  const more = words.length - MAX_LISTED
+  return words.slice(0, MAX_LISTED).join(', ') + (more > 0 ? ` and ${more} more` : '')
 }

@@ -134,6 +134,17 @@ describe('a config file', () => {
     }
   })
 
+  it.each([
+    ['stands there twice', '{ secret: hunter2, secret: hunter2 }'],
+    ['stands after a variable that is not set', '{ isuer: ${NOPE}, secret: hunter2 }'],
+    ['is followed by broken YAML', '{ secret: hunter2, } }'],
+    ['has no closing quote', '{ secret: "hunter2 }'],
+  ])('never shows a secret that %s', (_, policy) => {
+    const { message } = problemsOf(`version: 1\nidentity: { jwt: { main: ${policy} } }\nroutes: [{ home: {} }]\n`)
+    expect(message).toContain('gateway.yaml:')
+    expect(message).not.toContain('hunter2')
+  })
+
   it('shows no secret either where its tag is not known', () => {
     const error = problemsOf(
       'version: 1\nidentity: { jwt: { main: { secret: !!binary aHVudGVyMmh1bnRlcjI= } } }\nroutes: [{ home: {} }]',
