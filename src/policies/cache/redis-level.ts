@@ -115,27 +115,29 @@ class RedisLevel implements SecondLevel {
     return undefined
   }
 
+  /**
+   * Two turns, so that the others hear of it soon on a busy machine too: what is there; then the removal and, behind it on
+   * the same connection, the word to the others. Told before it is gone they would find it here again. The nodes of a
+   * cluster keep no order among them: there the word waits for the removal.
+   */
   async #purge(request: PurgeRequest): Promise<number> {
     const { client } = this.#door
-    let count = 0
-    for (const url of request.urls ?? []) if (!url.startsWith('/')) count += await this.#dropUrl(client, url)
-    for (const tag of request.tags ?? []) {
-      count += await drop(client, await members(client, BY_TAG + tag))
-      await client.del(BY_TAG + tag)
-    }
-    if ((request.prefixes?.length ?? 0) > 0 || request.urls?.some((url) => url.startsWith('/'))) {
-      count += await this.#dropMatching(request)
-    }
-    await this.#publish(request)
-    return count
+    const urls = (request.urls ?? []).filter((url) => !url.startsWith('/'))
+    const sets = [...(request.tags ?? []).map((tag) => BY_TAG + tag), ...urls.map((url) => BY_URL + url)]
+    const found = await Promise.all(sets.map((set) => members(client, set)))
+    const matching = (request.prefixes?.length ?? 0) > 0 || request.urls?.some((url) => url.startsWith('/'))
+    const scanned = matching ? await this.#dropMatching(request) : 0
+    const removal = Promise.all([
+      drop(client, new Set([...urls.map(answerKey), ...found.flat()])),
+      ...sets.map((set, i) => forget(client, set, found[i]!)),
+    ])
+    if (isCluster(client)) await removal
+    const [[removed]] = await Promise.all([removal, this.#publish(request)])
+    return removed + scanned
   }
 
   invalidate(url: string): void {
-    if (!this.#door.up) return
-    this.#quietly(async (client) => {
-      await this.#dropUrl(client, url)
-      await this.#publish({ urls: [url] })
-    })
+    if (this.#door.up) this.#quietly(() => this.#purge({ urls: [url] }))
   }
 
   onPurge(listener: (request: PurgeRequest) => void): void {
@@ -221,12 +223,6 @@ class RedisLevel implements SecondLevel {
     return this.#door.client.eval(TELL, 1, COUNT, Date.now() * 1000, this.#prefix + CHANNEL, message)
   }
 
-  async #dropUrl(client: RedisClient, url: string): Promise<number> {
-    const divided = await members(client, BY_URL + url)
-    if (divided.length > 0) await client.del(BY_URL + url)
-    return drop(client, [answerKey(url), ...divided])
-  }
-
   /** Walks all keys; for operators, not for requests. */
   async #dropMatching(request: PurgeRequest): Promise<number> {
     const { client } = this.#door
@@ -272,9 +268,16 @@ async function members(client: RedisClient, set: string): Promise<string[]> {
 }
 
 /** One by one: in a cluster they lie on different nodes. They still travel together. */
-async function drop(client: RedisClient, keys: readonly string[]): Promise<number> {
-  const removed = await Promise.all(keys.map((key) => client.del(key)))
+async function drop(client: RedisClient, keys: Iterable<string>): Promise<number> {
+  const removed = await Promise.all(Array.from(keys, (key) => client.del(key)))
   return removed.reduce((sum, one) => sum + one, 0)
+}
+
+/** Takes members out of an index; one that came meanwhile stays, and can be purged another time. */
+async function forget(client: RedisClient, set: string, found: readonly string[]): Promise<void> {
+  const commands: Promise<unknown>[] = []
+  for (let i = 0; i < found.length; i += SCAN_COUNT) commands.push(client.srem(set, ...found.slice(i, i + SCAN_COUNT)))
+  await Promise.all(commands)
 }
 
 function isCluster(client: RedisClient): client is Cluster {
