@@ -120,7 +120,10 @@ export class Entry extends Representation implements Validators, StoredAnswer {
   /** Milliseconds of freshness left; 0 or less: stale. */
   freshMs(nowMs: number): number {
     const { bornMs, lifetimeMs } = this.freshness
-    return Math.min(bornMs + lifetimeMs, this.staleFromMs) - nowMs
+    const leftMs = Math.min(bornMs + lifetimeMs, this.staleFromMs) - nowMs
+    // A clock that was set back makes nothing fresh again, nor for longer: how old the answer is nobody knows then.
+    const unsure = this.staleFromMs !== Number.POSITIVE_INFINITY || bornMs - nowMs > MAX_SKEW_MS
+    return unsure ? Math.min(0, leftMs) : leftMs
   }
 
   ageMs(nowMs: number): number {
@@ -193,6 +196,8 @@ export function makeEntry(
   })
 }
 
+/** The clocks of a fleet that shares answers differ by less. */
+const MAX_SKEW_MS = 5000
 const OVERHEAD_BYTES = 512
 
 /** RFC 9111 §3.1: not stored. Age is told anew, length and framing follow from the body. */
