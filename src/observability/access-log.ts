@@ -5,6 +5,7 @@
 
 import type { Exchange, Outcome } from '../exchange.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
+import { wallOriginMs } from '../shared/clock.ts'
 import { isSecretName, jsonText, plainText, redactQuery, redactUrl } from './log-text.ts'
 
 export interface AccessLogOptions {
@@ -30,11 +31,11 @@ export function finalStatus(x: Exchange, outcome: Outcome): number {
 export function compileAccessLog(
   options: AccessLogOptions,
   write: (line: string) => void,
-  originMs: number = performance.timeOrigin,
+  origin: () => number = wallOriginMs,
 ): AccessLog | undefined {
   const { only, sample, slowerThan } = options
   if (only === 'none') return undefined
-  const format = FORMATS[options.format](options, originMs)
+  const format = FORMATS[options.format](options, origin)
   let owed = 0
   return (x, outcome, nowMs) => {
     const status = finalStatus(x, outcome)
@@ -53,9 +54,9 @@ export function compileAccessLog(
 
 type Format = (x: Exchange, outcome: Outcome, status: number, nowMs: number) => string
 
-const FORMATS: Record<AccessLogOptions['format'], (options: AccessLogOptions, originMs: number) => Format> = {
-  json: (options, originMs) => {
-    const timestamp = isoClock(originMs)
+const FORMATS: Record<AccessLogOptions['format'], (options: AccessLogOptions, origin: () => number) => Format> = {
+  json: (options, origin) => {
+    const timestamp = isoClock(origin)
     const name = keptText()
     const headers = (options.headers ?? []).filter((name) => name !== 'cookie' && !isSecretName(name))
     return (x, outcome, status, nowMs) => {
@@ -93,13 +94,13 @@ const FORMATS: Record<AccessLogOptions['format'], (options: AccessLogOptions, or
     }
   },
 
-  common: (_, originMs) => {
-    const clock = apacheClock(originMs)
+  common: (_, origin) => {
+    const clock = apacheClock(origin)
     return (x, _outcome, status, nowMs) => `${common(x, status, clock(nowMs))}\n`
   },
 
-  combined: (_, originMs) => {
-    const clock = apacheClock(originMs)
+  combined: (_, origin) => {
+    const clock = apacheClock(origin)
     return (x, _outcome, status, nowMs) => {
       const referer = x.request.value(FIELD_ID.referer)
       const agent = x.request.value(FIELD_ID['user-agent'])
@@ -158,14 +159,16 @@ function traceId(x: Exchange): string {
 }
 
 /** `2026-01-31T23:59:59.123Z`; everything up to the second is kept for the second. */
-function isoClock(originMs: number): (nowMs: number) => string {
+function isoClock(origin: () => number): (nowMs: number) => string {
+  let originMs = origin()
   let second = Number.NaN
   let prefix = ''
   return (nowMs) => {
-    const wallMs = Math.floor(originMs + nowMs)
-    const nextSecond = Math.floor(wallMs / 1000)
-    if (nextSecond !== second) {
-      second = nextSecond
+    let wallMs = Math.floor(originMs + nowMs)
+    if (Math.floor(wallMs / 1000) !== second) {
+      originMs = origin() // once a second: the clock may have been set
+      wallMs = Math.floor(originMs + nowMs)
+      second = Math.floor(wallMs / 1000)
       prefix = new Date(wallMs).toISOString().slice(0, 20)
     }
     const ms = wallMs - second * 1000
@@ -176,13 +179,14 @@ function isoClock(originMs: number): (nowMs: number) => string {
 const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec']
 
 /** `31/Jan/2026:23:59:59 +0000` */
-function apacheClock(originMs: number): (nowMs: number) => string {
+function apacheClock(origin: () => number): (nowMs: number) => string {
+  let originMs = origin()
   let second = Number.NaN
   let text = ''
   return (nowMs) => {
-    const nextSecond = Math.floor((originMs + nowMs) / 1000)
-    if (nextSecond !== second) {
-      second = nextSecond
+    if (Math.floor((originMs + nowMs) / 1000) !== second) {
+      originMs = origin()
+      second = Math.floor((originMs + nowMs) / 1000)
       const iso = new Date(second * 1000).toISOString()
       text = `${iso.slice(8, 10)}/${MONTHS[Number(iso.slice(5, 7)) - 1]}/${iso.slice(0, 4)}:${iso.slice(11, 19)} +0000`
     }

@@ -11,6 +11,7 @@
 import { randomBytes } from 'node:crypto'
 import type { Exchange, Outcome } from '../exchange.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
+import { wallOriginMs } from '../shared/clock.ts'
 import { SCALAR, type ThreadMetrics } from '../shared/metrics.ts'
 import { VERSION } from '../version.ts'
 import { finalStatus } from './access-log.ts'
@@ -43,7 +44,7 @@ type OtlpConfig = NonNullable<TracingConfig['otlp']>
 export interface TracerOptions {
   readonly metrics: ThreadMetrics
   readonly logger: Logger
-  readonly originMs?: number
+  readonly origin?: () => number
   /** For tests. Rejects or answers not-ok when the spans were not taken. */
   readonly post?: (body: string) => Promise<{ ok: boolean; status: number }>
 }
@@ -66,7 +67,7 @@ interface Attribute {
 }
 
 export function createTracer(config: OtlpConfig, options: TracerOptions): Tracer {
-  const { metrics, logger, originMs = performance.timeOrigin } = options
+  const { metrics, logger, origin = wallOriginMs } = options
   const post = options.post ?? poster(config)
   const ids = new Ids()
   let waiting: Span[] = []
@@ -124,6 +125,7 @@ export function createTracer(config: OtlpConfig, options: TracerOptions): Tracer
       if (own === null || own[3] !== '01') return
       const [, traceId, upstreamSpan] = own as unknown as [string, string, string]
       const parent = TRACEPARENT.exec(x.request.value(FIELD_ID.traceparent) ?? '')?.[2]
+      const originMs = origin()
       const nano = (ms: number) => String(BigInt(Math.round((originMs + ms) * 1000)) * 1000n)
       const status = finalStatus(x, outcome)
       const spanId = sibling(upstreamSpan)

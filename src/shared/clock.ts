@@ -5,6 +5,19 @@
 
 export const TICK_MS = 50
 
+/** A wall clock that moves by less is being slewed, or read in whole milliseconds. */
+const SET_MS = 1000
+let originMs = performance.timeOrigin
+
+/**
+ * What added to `performance.now()` gives the time of day. `performance.timeOrigin` alone never hears of a clock that was set
+ * later, as happens to machines that start before they know the time.
+ */
+export function wallOriginMs(nowMs = performance.now(), wallMs = Date.now()): number {
+  if (Math.abs(wallMs - nowMs - originMs) > SET_MS) originMs = wallMs - nowMs
+  return originMs
+}
+
 export interface Ticking {
   tick(nowMs: number): void
 }

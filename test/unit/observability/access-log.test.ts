@@ -26,10 +26,29 @@ function logged(
   nowMs = 9012.345,
 ): string {
   const lines: string[] = []
-  compileAccessLog({ ...ALL, ...options }, (line) => lines.push(line), ORIGIN)?.(x, outcome, nowMs)
+  compileAccessLog(
+    { ...ALL, ...options },
+    (line) => lines.push(line),
+    () => ORIGIN,
+  )?.(x, outcome, nowMs)
   expect(lines.length).toBeLessThanOrEqual(1)
   return lines[0] ?? ''
 }
+
+it.each(['json', 'combined'] as const)('a clock that is set, to and fro, is followed (%s)', (format) => {
+  let origin = ORIGIN
+  const lines: string[] = []
+  const log = compileAccessLog({ ...ALL, format }, (line) => lines.push(line), () => origin)! // biome-ignore format: short
+  const at = (nowMs: number) => {
+    log(exchange(), 'completed', nowMs)
+    return /\d\d:\d\d:\d\d(?=[. ])/.exec(lines.at(-1)!)![0]
+  }
+  expect(at(1000)).toBe('23:59:51')
+  origin -= 3_600_000
+  expect(at(2000)).toBe('22:59:52')
+  origin += 7_200_000
+  expect(at(3000)).toBe('00:59:53')
+})
 
 describe('a JSON line', () => {
   it('tells the whole story of an exchange', () => {
@@ -125,7 +144,11 @@ describe('what is logged', () => {
 
   it('is a share of the exchanges when sampled, and every error', () => {
     let lines = 0
-    const log = compileAccessLog({ ...ALL, sample: 0.25 }, () => lines++, ORIGIN)!
+    const log = compileAccessLog(
+      { ...ALL, sample: 0.25 },
+      () => lines++,
+      () => ORIGIN,
+    )!
     for (let i = 0; i < 100; i++) log(exchange(), 'completed', 9001)
     expect(lines).toBe(25)
     for (let i = 0; i < 10; i++) log(exchange({ status: 500 }), 'completed', 9001)

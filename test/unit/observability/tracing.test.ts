@@ -39,7 +39,7 @@ function setUp(config: object = {}, post?: (body: string) => Promise<{ ok: boole
     {
       metrics: new ThreadMetrics(memory, 0),
       logger: log,
-      originMs: 1_700_000_000_000,
+      origin: () => 1_700_000_000_000,
       post: post ?? (async (body) => ({ ok: bodies.push(body) > 0, status: 200 })),
     },
   )
