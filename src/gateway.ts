@@ -14,6 +14,7 @@ import type { Address } from './config/host-port.ts'
 import type { Config } from './config/schema.ts'
 import type { ExplainRequest, Explanation } from './explain.ts'
 import { type AdminListener, type AdminOptions, createAdmin } from './listener/admin.ts'
+import { SHARES_PORTS } from './listener/fast.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
 import { AdmissionControl, CONTROL_TICK_MS } from './policies/admission/control.ts'
@@ -38,8 +39,6 @@ export interface GatewayOptions {
   readonly reload?: () => Promise<void>
 }
 
-/** Where the kernel spreads connections over several listening sockets of one port. */
-const REUSE_PORT_PLATFORMS = ['linux', 'freebsd', 'dragonfly', 'sunos', 'aix']
 const SUPERVISE_EVERY_MS = 1000
 /** A thread that keeps dying is started again at growing intervals, up to this. */
 const LONGEST_RESTART_DELAY_MS = 10_000
@@ -78,13 +77,12 @@ export class Gateway {
     this.config = config
     this.#options = options
     const wanted = threads === 'auto' ? availableParallelism() : threads
-    const several = REUSE_PORT_PLATFORMS.includes(process.platform)
-    this.threads = several ? wanted : 1
+    this.threads = SHARES_PORTS ? wanted : 1
     this.memory = createSharedMemory(config, this.threads)
     const { file, level } = config.logging
     this.#log = new LineWriter({ ...(file !== undefined && { file }), turn: this.memory.logTurn, id: 0x7fff })
     this.logger = createLogger({ level, write: (line) => this.#log.write(line) })
-    if (wanted > 1 && !several) {
+    if (wanted > 1 && !SHARES_PORTS) {
       this.logger.warn('one thread: this system cannot share a port between several', { threads: wanted })
     }
     this.control = new AdmissionControl({
@@ -124,7 +122,7 @@ export class Gateway {
   /** Rejects with a `ListenError` when a port cannot be bound; nothing runs then. */
   async start(): Promise<void> {
     try {
-      if (this.threads > 1) await this.#expectFreePorts()
+      if (SHARES_PORTS) await this.#expectFreePorts()
       this.#configureControl()
       await this.control.start()
       for (let thread = 0; thread < this.threads; thread++) await this.#startPath(thread)

@@ -89,7 +89,7 @@ export class LocalDataPath implements DataPath, ListenerOwner {
       const { host, port } = config.address
       const listener = new FastListener(`${host}:${port}`, config, this)
       this.#listeners.push(listener)
-      bound.push(await listener.listen(host, ports?.[i] ?? port, this.services.info.threads > 1))
+      bound.push(await listener.listen(host, ports?.[i] ?? port))
     }
     return bound
   }

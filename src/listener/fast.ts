@@ -43,6 +43,14 @@ interface Arrival {
   clientPort?: number
 }
 
+/** Whether the kernel spreads connections over several listening sockets of one port, of other threads too. */
+export const SHARES_PORTS = ['linux', 'freebsd', 'dragonfly', 'sunos', 'aix'].includes(process.platform)
+/**
+ * Accept queues of a listener in a thread. libuv takes one connection from each in a turn of its loop, and a turn lasts
+ * as long as all that is ready: with one queue, a thousand busy connections would keep the next thousand waiting for
+ * half a minute.
+ */
+const ACCEPT_QUEUES = 32
 const FILES_CHECK_MS = 1000
 /** How long WebSocket clients have for their side of the closing handshake. */
 const GOODBYE_MS = 500
@@ -50,7 +58,8 @@ const GOODBYE_MS = 500
 export class FastListener implements Http1Host {
   readonly name: string
   readonly #owner: ListenerOwner
-  readonly #server: net.Server
+  /** One for each accept queue. */
+  readonly #servers: net.Server[] = []
   readonly #connections = new Set<ClientConnection>()
   readonly #arrivals = new Map<net.Socket, Arrival>()
   #settings: ListenerSettings
@@ -65,24 +74,32 @@ export class FastListener implements Http1Host {
     this.#owner = owner
     this.#settings = this.prepare(config, owner.snapshot.config.baseDir)
     this.#info = { name, secure: config.tls !== undefined, port: 0 }
-    this.#server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true, noDelay: true }, this.#accept)
   }
 
-  /** Rejects with the error of `listen`. Returns the port. @param shared other threads listen on it too */
-  listen(host: string, port: number, shared: boolean): Promise<number> {
+  /** Rejects with the error of `listen`. Returns the port. */
+  async listen(host: string, port: number): Promise<number> {
+    let bound = port
+    for (let queue = 0; queue < (SHARES_PORTS ? ACCEPT_QUEUES : 1); queue++) bound = await this.#open(host, bound)
+    this.#info = { ...this.#info, port: bound }
+    this.#owner.services.clock.add(this)
+    return bound
+  }
+
+  #open(host: string, port: number): Promise<number> {
+    const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true, noDelay: true }, this.#accept)
+    this.#servers.push(server)
     return new Promise((resolve, reject) => {
-      this.#server.once('error', reject)
-      this.#server.listen({ host, port, reusePort: shared, backlog: 4096 }, () => {
-        this.#server.removeListener('error', reject)
-        this.#server.on('error', (err) =>
-          this.#owner.services.logger.error('accepting failed', { listener: this.name, err }),
-        )
-        const bound = (this.#server.address() as net.AddressInfo).port
-        this.#info = { ...this.#info, port: bound }
-        this.#owner.services.clock.add(this)
-        resolve(bound)
+      server.once('error', reject)
+      server.listen({ host, port, reusePort: SHARES_PORTS, backlog: 4096 }, () => {
+        server.removeListener('error', reject)
+        server.on('error', (err) => this.#owner.services.logger.error('accepting failed', { listener: this.name, err }))
+        resolve((server.address() as net.AddressInfo).port)
       })
     })
+  }
+
+  #stopAccepting(): void {
+    for (const server of this.#servers) server.close()
   }
 
   /** Loaded with the first client that speaks it: that saves a sidecar some memory. The socket waits, nobody reads it. */
@@ -304,7 +321,7 @@ export class FastListener implements Http1Host {
 
   /** Accepts no more; idle connections close, busy ones after their answer. Resolves when none is left. */
   drain(): Promise<void> {
-    this.#server.close()
+    this.#stopAccepting()
     for (const { socket } of this.#arrivals.values()) socket.destroy()
     for (const connection of this.#connections) connection.drain()
     if (this.#connections.size === 0) return Promise.resolve()
@@ -338,7 +355,7 @@ export class FastListener implements Http1Host {
   cut(): void {
     for (const { socket } of this.#arrivals.values()) socket.destroy()
     for (const connection of [...this.#connections]) connection.destroy()
-    this.#server.close()
+    this.#stopAccepting()
     this.#owner.services.clock.delete(this)
   }
 }
