@@ -17,6 +17,12 @@ export type Outcome = 'completed' | 'aborted'
 /** Gets the exchange too, so that one function made at load serves every request. */
 export type FinishHook = (outcome: Outcome, x: Exchange) => void
 
+/** Hooks of one exchange, the newest first. */
+interface Hook {
+  readonly run: FinishHook
+  readonly before: Hook | null
+}
+
 /** The result of identification; what limits, tiers, cache keys and logs read. */
 export interface Identity {
   /** Who, stable over tokens and rotated keys: the JWT's `sub`, or the API key's consumer name. */
@@ -90,6 +96,12 @@ export interface ListenerInfo {
   readonly clientPort?: number
 }
 
+/** What a proxy says of a client's connection, in field lines that depend on nothing else of a request. */
+export interface ForwardedFields {
+  readonly authority: string
+  readonly fields: string
+}
+
 /** What the exchange's listener must offer. One implementation for HTTP/1.1, one for HTTP/2. */
 export interface ClientStream extends ResponseSink {
   readonly listener: ListenerInfo
@@ -98,8 +110,8 @@ export interface ClientStream extends ResponseSink {
   /** Port of that peer, and the address that it came to, where they are known. */
   readonly remotePort?: number
   readonly localAddress?: string
-  /** Field lines that depend on the connection alone, kept by whoever writes forwarded requests; '' until then. */
-  forwardedFields: string
+  /** Kept by whoever writes forwarded requests: the lines of the connection's last request, which the next one may share. */
+  forwarded: ForwardedFields | null
   /** Null when the request has no body. Attach the sink first, then `resume()`. */
   readonly body: RequestBodySource | null
   /** Bytes of the answer handed to the kernel so far, head included. */
@@ -126,6 +138,8 @@ export class Exchange {
   readonly client: ClientStream
   /** `performance.now()` when the head was complete. */
   readonly startedMs: number
+  /** `performance.now()` when its steps were last taken up: at the start, and after each wait. Reading it costs nothing. */
+  nowMs: number
   /** The normalised path: what is matched, authorised and forwarded. */
   path = '/'
   /** With its `?`, or ''. Never touched. */
@@ -167,7 +181,7 @@ export class Exchange {
   /** Requests sent upstream, retries included. */
   attempts = 0
   #outcome: Outcome | undefined = undefined
-  #hooks: FinishHook[] | null = null
+  #hooks: Hook | null = null
   /** Set while something waits: called once when the client goes away. */
   #onAbort: (() => void) | null = null
 
@@ -175,6 +189,7 @@ export class Exchange {
     this.request = request
     this.client = client
     this.startedMs = nowMs
+    this.nowMs = nowMs
   }
 
   get finished(): boolean {
@@ -187,8 +202,7 @@ export class Exchange {
    */
   onFinish(hook: FinishHook): void {
     if (this.#outcome !== undefined) hook(this.#outcome, this)
-    else if (this.#hooks === null) this.#hooks = [hook]
-    else this.#hooks.push(hook)
+    else this.#hooks = { run: hook, before: this.#hooks }
   }
 
   /** What to do when the client leaves before the answer is complete; the newest one counts, null clears it. */
@@ -208,13 +222,12 @@ export class Exchange {
     if (this.#outcome !== undefined) return
     this.#outcome = outcome
     this.#onAbort = null
-    const hooks = this.#hooks
-    if (hooks === null) return
+    let hook = this.#hooks
     this.#hooks = null
     let failure: { error: unknown } | undefined
-    for (let i = hooks.length - 1; i >= 0; i--) {
+    for (; hook !== null; hook = hook.before) {
       try {
-        hooks[i]!(outcome, this)
+        hook.run(outcome, this)
       } catch (error) {
         failure ??= { error }
       }

@@ -288,7 +288,7 @@ function dryClient(remoteAddress: string, secure: boolean): ClientStream {
   return {
     listener: { name: 'explain', secure, port: secure ? 443 : 80 },
     remoteAddress,
-    forwardedFields: '',
+    forwarded: null,
     body: null,
     bytesSent: 0,
     headSent: false,

@@ -30,6 +30,7 @@ import { compileRateLimits } from './policies/rate-limit/policy.ts'
 import { compileRewrite } from './routing/rewrite.ts'
 import type { Services } from './services.ts'
 import { methodId, NO_ROUTE_ID } from './shared/metrics.ts'
+import { isEventStream } from './upstream/connection.ts'
 import type { Endpoint } from './upstream/endpoint.ts'
 import { compileFaults } from './upstream/faults.ts'
 import { Mirror } from './upstream/mirror.ts'
@@ -83,7 +84,10 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
     compileIp(config), // who may not come in at all costs least
     cache && compilePurge(config, services, cache), // an operator's order, by address: no limit, no token
     limits?.beforeIdentity, // a flood pays for no token check
-    cache === undefined ? admission?.fullLook : undefined, // certain to be refused: before tokens are checked for nothing
+    // Certain to be refused: before tokens are checked for nothing.
+    cache === undefined && (identity !== undefined || limits?.afterIdentity !== undefined)
+      ? admission?.fullLook
+      : undefined,
     identity?.gate, // who: limits, cache keys and tiers ask
     limits?.afterIdentity, // how often, per subject; hits count too
     cache && ((x) => (asksForWebSocket(x) ? undefined : cacheVerdict(cache.gate(x)))), // a stored answer opens no door that the token would not
@@ -99,6 +103,7 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
           result.then(
             (later) => {
               if (x.finished) return
+              x.nowMs = performance.now()
               if (later === undefined) run(x, steps, i + 1)
               else if (later !== ANSWERED) refuse(x, later)
             },
@@ -268,11 +273,6 @@ function droppedFromAnswers(config: RouteConfig): ReadonlySet<string> | null {
 /** RFC 9110 §6.6.1: who has a clock adds the Date that an answer lacks. */
 function dateIfMissing(head: MessageHead): string {
   return head.indexOf(FIELD_ID.date) >= 0 ? '' : `Date: ${httpDate()}\r\n`
-}
-
-function isEventStream(head: MessageHead): boolean {
-  const type = head.value(FIELD_ID['content-type'])
-  return type !== undefined && type.length >= 17 && type.slice(0, 17).toLowerCase() === 'text/event-stream'
 }
 
 /** A long stream ends when it ends, and leaves its place to others. */

@@ -50,6 +50,8 @@ export class Snapshot {
   readonly #trusted: TrustedProxies
   readonly #trustsNobody: boolean
   readonly #finishedWithoutRoute: ReturnType<typeof compileFinished>
+  #authority = ''
+  #authorityLower = ''
 
   /** Throws when the config cannot be brought to life (a file that is gone); nothing has changed then. */
   constructor(config: Config, services: Services) {
@@ -140,7 +142,14 @@ export class Snapshot {
   find(x: Exchange): RouteMatch<Route> {
     const { path, query, request } = x
     const { method } = request
-    const input = { path, query, method, authority: x.authority.toLowerCase(), head: request, secure: cameSecurely(x) }
+    const input = {
+      path,
+      query,
+      method,
+      authority: this.#lowerCase(x.authority),
+      head: request,
+      secure: cameSecurely(x),
+    }
     const announced =
       method === 'OPTIONS' && request.indexOf(FIELD_ID.origin) >= 0
         ? request.value(FIELD_ID['access-control-request-method'])
@@ -166,12 +175,20 @@ export class Snapshot {
       path,
       query,
       method: 'GET',
-      authority: x.authority.toLowerCase(),
+      authority: this.#lowerCase(x.authority),
       head: request,
       secure: cameSecurely(x),
     }
     const { route } = this.router.find(input)
     return route?.config.cache === undefined ? undefined : route
+  }
+
+  /** Most requests are for the same host as the one before. */
+  #lowerCase(authority: string): string {
+    if (authority === this.#authority) return this.#authorityLower
+    this.#authority = authority
+    this.#authorityLower = authority.toLowerCase()
+    return this.#authorityLower
   }
 
   /** A peer that may say where the client is, by a PROXY header too. */

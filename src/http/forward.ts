@@ -97,20 +97,19 @@ function newTraceparent(): string {
   return `traceparent: 00-${tracePrefix}${hex}-${tracePrefix.slice(0, 8)}${hex}-01\r\n`
 }
 
-/** The usual peer says nothing that is believed: four lines depend on its connection alone and are made once. */
+/** The usual peer says nothing that is believed: these lines are the same for all its requests to one host. */
 function untrustedFields(x: Exchange): string {
-  const { client } = x
-  let lines = client.forwardedFields
-  if (lines === '') {
-    const address = client.remoteAddress
-    const { secure, port } = client.listener
-    lines = flat(
-      `X-Forwarded-For: ${address}\r\nX-Real-IP: ${address}\r\n` +
-        `X-Forwarded-Proto: ${secure ? 'https' : 'http'}\r\nX-Forwarded-Port: ${port}\r\n`,
-    )
-    client.forwardedFields = lines
-  }
-  return x.authority === '' ? lines : `${lines}X-Forwarded-Host: ${x.authority}\r\n`
+  const { client, authority } = x
+  if (client.forwarded?.authority === authority) return client.forwarded.fields
+  const address = client.remoteAddress
+  const { secure, port } = client.listener
+  const fields = flat(
+    `X-Forwarded-For: ${address}\r\nX-Real-IP: ${address}\r\n` +
+      `X-Forwarded-Proto: ${secure ? 'https' : 'http'}\r\nX-Forwarded-Port: ${port}\r\n` +
+      (authority === '' ? '' : `X-Forwarded-Host: ${authority}\r\n`),
+  )
+  client.forwarded = { authority, fields }
+  return fields
 }
 
 function trustedFields(x: Exchange): string {

@@ -18,7 +18,10 @@ export const UNTIL_CLOSE = -2
 export interface RequestFrame {
   /** Body bytes; 0 without a body; CHUNKED. */
   length: number
-  /** As to forward: the Host field, or the authority of an absolute-form target; '' in HTTP/1.0 without Host. */
+  /**
+   * As to forward: the Host field, or the authority of an absolute-form target; '' in HTTP/1.0 without Host. Always a
+   * valid one.
+   */
   authority: string
   /** Path and query as received: origin-form. `*` for OPTIONS *. */
   target: string
@@ -38,7 +41,9 @@ export function frameRequest(head: MessageHead, frame: RequestFrame): HeadError 
   if (host >= 0 && head.indexOf(FIELD_ID.host, host + 1) >= 0) return bad('more than one Host field')
   if (host < 0 && head.minorVersion === 1) return bad('no Host field')
   let authority = host < 0 ? '' : head.valueAt(host)
-  if (host >= 0 && !isAuthority(authority)) return bad('the Host field is not valid')
+  // What the connection's request before this one said has been checked.
+  const checked = authority !== '' && authority === frame.authority
+  if (host >= 0 && !checked && !isAuthority(authority)) return bad('the Host field is not valid')
 
   const { method, target } = head
   if (method === 'CONNECT') return { kind: 'unsupported', detail: 'CONNECT is not supported' }
@@ -152,6 +157,7 @@ export function parseLength(text: string): number {
 
 /** The tokens of a comma-separated field value, lower case, empty elements dropped (RFC 9110 §5.6.1). */
 export function listTokens(value: string): string[] {
+  if (value === 'keep-alive' || value === 'close') return [value] // nearly always
   const tokens: string[] = []
   for (const part of value.split(',')) {
     const token = trimOws(part).toLowerCase()

@@ -392,6 +392,19 @@ export class MessageHead {
     return value
   }
 
+  /** Whether the first line of a known field begins with this, whatever its case. @param prefix lower case, ASCII */
+  beginsWith(id: number, prefix: string): boolean {
+    const i = this.indexOf(id)
+    if (i < 0) return false
+    const from = this.#fields[i * STRIDE + 2]!
+    if (this.#fields[i * STRIDE + 3]! - from < prefix.length) return false
+    for (let k = 0; k < prefix.length; k++) {
+      const code = this.#text.charCodeAt(from + k)
+      if ((code >= 65 && code <= 90 ? code | 32 : code) !== prefix.charCodeAt(k)) return false
+    }
+    return true
+  }
+
   /** Each line's value of a field by its lower-case name (Set-Cookie must never be joined). */
   getAll(lowerCaseName: string): string[] {
     const values: string[] = []

@@ -6,7 +6,14 @@
 
 import http2 from 'node:http2'
 import type { Socket } from 'node:net'
-import { type BodySink, type BodySource, type ClientStream, Exchange, type ListenerInfo } from '../exchange.ts'
+import {
+  type BodySink,
+  type BodySource,
+  type ClientStream,
+  Exchange,
+  type ForwardedFields,
+  type ListenerInfo,
+} from '../exchange.ts'
 import { frameRequest, type RequestFrame } from '../http1/framing.ts'
 import { type HeadError, type HeadLimits, MessageHead, PARSED } from '../http1/message-head.ts'
 import { httpDate } from '../http1/status-line.ts'
@@ -85,7 +92,7 @@ class Http2Connection implements ClientConnection {
   readonly listener: ListenerInfo
   readonly remoteAddress: string
   readonly host: ConnectionHost
-  forwardedFields = ''
+  forwarded: ForwardedFields | null = null
   readonly #session: http2.ServerHttp2Session
   readonly #streams = new Set<Http2Stream>()
   #deadlineMs: number
@@ -214,12 +221,12 @@ class Http2Stream implements ClientStream {
     return this.#connection.remoteAddress
   }
 
-  get forwardedFields(): string {
-    return this.#connection.forwardedFields
+  get forwarded(): ForwardedFields | null {
+    return this.#connection.forwarded
   }
 
-  set forwardedFields(lines: string) {
-    this.#connection.forwardedFields = lines
+  set forwarded(kept: ForwardedFields | null) {
+    this.#connection.forwarded = kept
   }
 
   get remotePort(): number {

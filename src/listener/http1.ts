@@ -6,7 +6,7 @@
 
 import type { Socket } from 'node:net'
 import { TLSSocket } from 'node:tls'
-import type { BodySink, BodySource, ClientStream, ListenerInfo, Tunnel } from '../exchange.ts'
+import type { BodySink, BodySource, ClientStream, ForwardedFields, ListenerInfo, Tunnel } from '../exchange.ts'
 import { Exchange } from '../exchange.ts'
 import { ChunkedDecoder } from '../http1/chunked.ts'
 import { CHUNKED, frameRequest, type RequestFrame, UNTIL_CLOSE } from '../http1/framing.ts'
@@ -41,8 +41,7 @@ const CLOSED = 4
 export class Http1Connection implements ClientStream, ClientConnection {
   readonly listener: ListenerInfo
   readonly remoteAddress: string
-  /** Field lines that depend on the connection alone; the pipeline keeps them here. */
-  forwardedFields = ''
+  forwarded: ForwardedFields | null = null
   source: BodySource | null = null
   readonly #host: Http1Host
   readonly #socket: Socket

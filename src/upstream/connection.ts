@@ -342,7 +342,7 @@ export class UpstreamConnection implements Carrier, BodySource {
       if (this.#keepAlive) this.#readKeepAlive(head)
     }
     const bodiless = length === 0
-    const stream = head.indexOf(FIELD_ID['content-type']) >= 0 && isEventStream(head)
+    const stream = isEventStream(head)
     this.#idleMs = stream ? this.#owner.timeouts.streamIdleMs : this.#owner.timeouts.idleMs
     const sink = attempt.head(head, bodiless ? declared : length < 0 ? -1 : length)
     if (this.#attempt !== attempt) return false // refused in the meantime
@@ -423,8 +423,9 @@ function expectsBody(method: string): boolean {
   return method === 'POST' || method === 'PUT' || method === 'PATCH'
 }
 
-function isEventStream(head: MessageHead): boolean {
-  return head.value(FIELD_ID['content-type'])!.toLowerCase().startsWith('text/event-stream')
+/** An answer that may never end, with pauses of any length (WHATWG HTML §9.2). */
+export function isEventStream(head: MessageHead): boolean {
+  return head.beginsWith(FIELD_ID['content-type'], 'text/event-stream')
 }
 
 /** Connects to an endpoint, with TLS where its URL says so. */

@@ -96,14 +96,13 @@ class Sending implements PickContext, BodySink {
     if (x.client.body !== null) this.#replay = []
     upstream.budget.onFirstTry(x.startedMs)
     if (this.handler.mirror !== undefined && !this.upgrade) this.#copy = this.handler.mirror.begin(x)
-    this.#try(false)
+    this.#try(false, x.nowMs)
     const { hedging } = upstream.config
     if (hedging !== undefined && !this.upgrade && this.#current !== null && x.client.body === null)
       this.#watchForHedge(hedging.after)
   }
 
-  #try(fresh: boolean): void {
-    const nowMs = performance.now()
+  #try(fresh: boolean, nowMs: number): void {
     const { breaker } = this.upstream
     if (breaker !== null && !breaker.allow(nowMs)) {
       const waitSec = Math.max(1, Math.ceil(breaker.retryAfterMs(nowMs) / 1000))
@@ -217,7 +216,7 @@ class Sending implements PickContext, BodySink {
     const { status } = head
     if (status >= 400 && this.#isSecondBest(from, null, status, shed, retryAfterMs, length)) return NOWHERE
     this.#end(from)
-    x.upstreamHeadMs = performance.now()
+    x.upstreamHeadMs = from.headMs
     x.endpoint = from.endpoint!.key
     const { sticky } = upstream
     const cookie = sticky === null || from.beside ? '' : sticky.bind(x.request.get('cookie'), from.endpoint!)
@@ -229,7 +228,7 @@ class Sending implements PickContext, BodySink {
   upgraded(from: Try, head: MessageHead, tunnel: Tunnel): ResponseSink {
     const { x, upstream } = this
     this.#end(from)
-    x.upstreamHeadMs = performance.now()
+    x.upstreamHeadMs = from.headMs
     x.endpoint = from.endpoint!.key
     const cookie = upstream.sticky === null ? '' : upstream.sticky.bind(x.request.get('cookie'), from.endpoint!)
     const sink = this.handler.upgraded(x, head, tunnel, cookie)
@@ -253,7 +252,7 @@ class Sending implements PickContext, BodySink {
     this.#current = null
     this.#tried = null
     this.x.attempts--
-    this.#try(true)
+    this.#try(true, performance.now())
     return true
   }
 
@@ -325,10 +324,10 @@ class Sending implements PickContext, BodySink {
     this.#drop(from)
     this.#retries++
     this.upstream.metrics.add(SCALAR.retries)
-    if (delayMs < 1) this.#try(fresh)
+    if (delayMs < 1) this.#try(fresh, performance.now())
     else {
       clearTimeout(this.#timer)
-      this.#timer = setTimeout(() => this.#try(fresh), delayMs)
+      this.#timer = setTimeout(() => this.#try(fresh, performance.now()), delayMs)
     }
   }
 
@@ -435,6 +434,8 @@ class Try implements Attempt, PoolWaiter {
   #endpointBreaker: Breaker | null = null
   #endpointEpoch = 0
   #sentMs = 0
+  /** When its final head was complete. */
+  headMs = 0
   #pool: EndpointPool | null = null
   #waiting = false
   #settled = true
@@ -467,6 +468,7 @@ class Try implements Attempt, PoolWaiter {
     if (retry.perTryTimeoutMs > 0) this.#timer = setTimeout(() => this.#sending.expired(this), retry.perTryTimeoutMs)
     if (endpoint.connectFailures > 0) endpoint.holdBack(nowMs)
     this.#waiting = true
+    this.#sentMs = nowMs
     const pool = (this.#pool = upstream.pool(endpoint))
     if (this.#sending.upgrade) pool.openTunnel(this)
     else if (fresh) pool.acquireFresh(this)
@@ -477,8 +479,10 @@ class Try implements Attempt, PoolWaiter {
     const { x, upstream, handler } = this.#sending
     this.#waiting = false
     this.via = connection
-    this.#sentMs = performance.now()
-    if (this.waitedFromMs > 0) upstream.countWait(this.#sentMs - this.waitedFromMs)
+    if (this.waitedFromMs > 0) {
+      this.#sentMs = performance.now()
+      upstream.countWait(this.#sentMs - this.waitedFromMs)
+    }
     const { body } = x.client
     const length = body === null ? 0 : body.length === CHUNKED ? CHUNKED : body.length
     connection.send(this, handler.requestText(x, this.endpoint!), length)
@@ -511,7 +515,7 @@ class Try implements Attempt, PoolWaiter {
   head(head: MessageHead, length: number): ResponseSink {
     clearTimeout(this.#timer)
     const { status } = head
-    const nowMs = performance.now()
+    const nowMs = (this.headMs = performance.now())
     const shed = status === 503 && head.indexOf(FIELD_ID['fluxor-shed']) >= 0
     if (this.#sending.upstream.config.slots) {
       const field = head.value(FIELD_ID['fluxor-slots']) ?? ''
@@ -528,7 +532,8 @@ class Try implements Attempt, PoolWaiter {
 
   upgraded(head: MessageHead, tunnel: Tunnel): ResponseSink {
     clearTimeout(this.#timer)
-    this.#learn(null, head.status, false, -1, performance.now())
+    this.headMs = performance.now()
+    this.#learn(null, head.status, false, -1, this.headMs)
     return this.#sending.upgraded(this, head, tunnel)
   }
 

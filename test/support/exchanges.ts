@@ -55,7 +55,7 @@ function fakeClient({
     closing: false,
     listener: { name: 'test', secure, port },
     remoteAddress,
-    forwardedFields: '',
+    forwarded: null,
     body,
     bytesSent: 0,
     source: null,

@@ -5,7 +5,14 @@
  * requests when the answer turns out not to be for all.
  */
 
-import { type BodySource, type ClientStream, Exchange, type ListenerInfo, type ResponseSink } from '../../exchange.ts'
+import {
+  type BodySource,
+  type ClientStream,
+  Exchange,
+  type ForwardedFields,
+  type ListenerInfo,
+  type ResponseSink,
+} from '../../exchange.ts'
 import { isNotModified } from '../../http/conditional.ts'
 import { type FieldLine, fieldOf, splitFieldLines, withoutFields } from '../../http/field-lines.ts'
 import { formatHttpDate, parseHttpDate } from '../../http/http-date.ts'
@@ -93,7 +100,7 @@ export class Fill implements ClientStream {
   readonly listener: ListenerInfo
   readonly remoteAddress: string
   readonly body = null
-  forwardedFields: string
+  forwarded: ForwardedFields | null
   readonly bytesSent = 0
   readonly key: string
   readonly url: string
@@ -140,7 +147,7 @@ export class Fill implements ClientStream {
     this.url = request.url
     this.listener = from.client.listener
     this.remoteAddress = from.client.remoteAddress
-    this.forwardedFields = from.client.forwardedFields
+    this.forwarded = from.client.forwarded
     this.#stale = request.stale
     this.#requestMs = host.cache.clock()
     this.#authorized = from.request.indexOf(FIELD_ID.authorization) >= 0

@@ -15,7 +15,7 @@ import type { SecondLevel } from '../../../../src/policies/cache/second-level.ts
 export class FakeClient implements ClientStream {
   readonly listener = { name: 'test', secure: false, port: 80 }
   readonly remoteAddress = '192.0.2.1'
-  forwardedFields = ''
+  forwarded = null
   readonly body = null
   readonly bytesSent = 0
   source: BodySource | null = null
