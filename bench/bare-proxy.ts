@@ -15,6 +15,7 @@ export const question: Question = {
     baseline: nginxProxy.name,
     goals: [
       { subject: fluxor.name, versus: nginxProxy.name, atMost: 1.25 },
+      { subject: fluxor.name, versus: haproxy.name, atMost: 1.25 },
       { subject: fluxor.name, versus: caddy.name, atMost: 1 / 3.5 },
       { subject: fluxor.name, versus: httpProxy3.name, atMost: 1 / 5 },
       { subject: fluxor.name, versus: fastifyHttpProxy.name, atMost: 1 / 5 },

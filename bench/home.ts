@@ -11,6 +11,9 @@ export const question: Question = {
     subjects: [fluxor, nginxReturn, fasthttp, rawFloor],
     baseline: nginxReturn.name,
     body: null,
-    goals: [{ subject: fluxor.name, versus: fasthttp.name, atMost: 1.1 }],
+    goals: [
+      { subject: fluxor.name, versus: nginxReturn.name, atMost: 1.2 },
+      { subject: fluxor.name, versus: fasthttp.name, atMost: 1.1 },
+    ],
   },
 }

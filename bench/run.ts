@@ -10,9 +10,9 @@ import { basename } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { findOnPath } from '../test/support/services.ts'
-import { compare, type RunOptions } from './harness/compare.ts'
-import type { Answer, Question } from './harness/question.ts'
-import { machine, printComparison, printMachine, printTable } from './harness/report.ts'
+import { type ComparisonResult, compare, type RunOptions, type Verdict } from './harness/compare.ts'
+import type { Figures, Question } from './harness/question.ts'
+import { machine, printComparison, printMachine, printTable, printVerdict, printVerdicts } from './harness/report.ts'
 
 const here = fileURLToPath(new URL('.', import.meta.url))
 const known = globSync('*.ts', { cwd: here })
@@ -46,35 +46,48 @@ if (availableParallelism() < 2) usage('two cores are needed: one for what is mea
 
 execFileSync(process.execPath, [fileURLToPath(new URL('../scripts/build.ts', import.meta.url))], { stdio: 'inherit' })
 
-const answers: Record<string, { asks: string; answer: Answer }> = {}
-let unmet = 0
+type Answer = ComparisonResult | Figures
+const answers: Record<string, { asks: string; parts: Answer[] }> = {}
+const verdicts: [bench: string, verdict: Verdict][] = []
 printMachine(options)
+const startedMs = performance.now()
 for (const name of positionals.length > 0 ? positionals : known) {
   const { question } = (await import(`./${name}.ts`)) as { question: Question }
   console.log(`\n${name}: ${question.asks}`)
-  let answer: Answer
+  const parts: Answer[] = []
+  answers[name] = { asks: question.asks, parts }
+  const own: Verdict[] = []
   try {
-    answer = question.compare ? await compare(question.compare, options) : await question.measure!(options)
+    for (const comparison of [question.compare ?? []].flat()) {
+      const result = await compare(comparison, options)
+      printComparison(result, comparison.baseline)
+      parts.push(result)
+      own.push(...result.verdicts)
+    }
+    if (question.measure !== undefined) {
+      const figures = await question.measure(options)
+      printTable(figures.rows)
+      for (const note of figures.notes ?? []) console.log(note)
+      parts.push(figures)
+      own.push(...figures.verdicts)
+    }
   } catch (error) {
-    unmet++
-    console.log(`NOT MET  no answer: ${(error as Error).message}`)
-    continue
+    own.push({ text: 'it answers', found: (error as Error).message.split('\n')[0], met: false })
+    console.error((error as Error).stack)
   }
-  if ('subjects' in answer) printComparison(answer, question.compare!.baseline)
-  else printTable(answer.rows)
-  for (const verdict of answer.verdicts) {
-    if (verdict.met === false) unmet++
-    console.log(`${verdict.met === undefined ? 'no peer' : verdict.met ? 'met    ' : 'NOT MET'}  ${verdict.text}`)
-  }
-  answers[name] = { asks: question.asks, answer }
+  for (const verdict of own) printVerdict(verdict)
+  verdicts.push(...own.map((verdict): [string, Verdict] => [name, verdict]))
 }
+console.log(`\nall goals, after ${((performance.now() - startedMs) / 60_000).toFixed(1)} minutes`)
+printMachine(options)
+printVerdicts(verdicts)
 if (values.json !== undefined) {
   writeFileSync(
     values.json,
     `${JSON.stringify({ date: new Date().toISOString(), machine: machine(), options, answers }, null, 2)}\n`,
   )
 }
-process.exitCode = unmet > 0 ? 1 : 0
+process.exitCode = verdicts.some(([, { met }]) => met === false) ? 1 : 0
 
 function wholeNumber(text: string, name: string): number {
   const value = Number(text)

@@ -1,12 +1,15 @@
 /**
  * Compares proxies by what a request costs them. All are started, then measured in turn, round after round, so that what
  * the machine does meanwhile falls on all alike; the ratio to the baseline is taken within each round.
+ *
+ * Answers are compared whole before, during and after each load: a proxy that answers wrongly fails the run.
  */
 
-import { get } from 'node:http'
+import { type OutgoingHttpHeaders, request as open } from 'node:http'
+import { gunzipSync } from 'node:zlib'
 import { usageOfTree } from './process-tree.ts'
-import { LOAD_CORE, type Running, SMALL_JSON, type Subject, startUpstream } from './subjects.ts'
-import { type LoadResult, runWrk } from './wrk.ts'
+import { LOAD_CORE, type Running, requestsOfUpstream, SMALL_JSON, type Subject, startUpstream } from './subjects.ts'
+import { type LoadResult, type RequestShape, runWrk } from './wrk.ts'
 
 export interface Goal {
   /** Name of the subject that must reach it, and of the one it is compared with. */
@@ -17,16 +20,29 @@ export interface Goal {
 }
 
 export interface Comparison {
+  /** What is compared, where a question has several comparisons. */
+  title?: string
   subjects: Subject[]
-  /** Ratios are to this one. */
+  /** Ratios are to this one, where a subject names no other. */
   baseline: string
   goals: Goal[]
   headers?: Record<string, string>
   connections?: number
+  /** What is sent; default a GET. */
+  request?: RequestShape
   /** The whole body that every answer must have; default the upstream's. Null: only that it is 2xx. */
-  body?: string | null
+  body?: string | Buffer | null
+  /** The answer must come in this coding, and `body` is what it holds. */
+  encoding?: 'gzip'
   /** Directives for the upstream's answer, in nginx's words. */
   upstreamFields?: string
+  /** The service behind; default an nginx that answers the small JSON. */
+  upstream?(): Promise<Running>
+  /**
+   * So long the load runs before it is measured, for what opening connections costs not to count. The requests of the
+   * time measured are counted by the upstream then, which must be the default one.
+   */
+  settleSeconds?: number
 }
 
 export interface RunOptions {
@@ -38,9 +54,12 @@ export interface Sample {
   userUs: number
   systemUs: number
   requestsPerSecond: number
+  /** Of bodies, both ways. */
+  bytesPerSecond: number
   p50Us: number
   p99Us: number
   rssBytes: number
+  timeouts: number
 }
 
 export interface SubjectResult {
@@ -52,23 +71,31 @@ export interface SubjectResult {
 }
 
 export interface Verdict {
+  /** The goal. */
   text: string
+  /** What was measured, where the text does not say it itself: the median, its spread in parentheses. */
+  found?: string
   /** Undefined: there was nothing to compare with. */
   met: boolean | undefined
 }
 
 export interface ComparisonResult {
+  title?: string
   subjects: SubjectResult[]
   skipped: string[]
   verdicts: Verdict[]
 }
 
 const WARM_UP_SECONDS = 2
+/** From here on wrk's count of whole answers is too coarse: those cut off at the end were paid for too. */
+const LARGE_BYTES = 64 * 1024
+/** Between two answers that are compared whole while the load runs. */
+const LOOK_EVERY_MS = 250
 
 export async function compare(comparison: Comparison, options: RunOptions): Promise<ComparisonResult> {
   const present: Subject[] = []
   const skipped: string[] = []
-  const upstream = await startUpstream(comparison.upstreamFields)
+  const upstream = await (comparison.upstream?.() ?? startUpstream(comparison.upstreamFields))
   const running: Running[] = []
   try {
     for (const subject of comparison.subjects) {
@@ -91,23 +118,26 @@ export async function compare(comparison: Comparison, options: RunOptions): Prom
       samples: [],
       ratios: [],
     }))
-    for (const [i, subject] of present.entries())
-      await measure(subject, running[i]!, comparison, Math.min(options.seconds, WARM_UP_SECONDS))
+    const sampleOf = (i: number, seconds: number) =>
+      measure(present[i]!, running[i]!, comparison, seconds, upstream.port)
+    for (const i of present.keys()) await sampleOf(i, Math.min(options.seconds, WARM_UP_SECONDS))
     for (let round = 0; round < options.rounds; round++) {
       for (let turn = 0; turn < present.length; turn++) {
         const i = (turn + round) % present.length
-        const sample = await measure(present[i]!, running[i]!, comparison, options.seconds)
+        const sample = await sampleOf(i, options.seconds)
         results[i]!.samples.push(sample)
         process.stderr.write(
           `  round ${round + 1}/${options.rounds}  ${present[i]!.name}: ${cost(sample).toFixed(1)} µs\n`,
         )
       }
     }
-    const baseline = results.find((result) => result.name === comparison.baseline)
-    for (const result of results) {
+    for (const [i, result] of results.entries()) {
+      const baseline = results.find(({ name }) => name === (present[i]!.versus ?? comparison.baseline))
       if (baseline !== undefined) result.ratios = ratios(result, baseline)
     }
-    return { subjects: results, skipped, verdicts: comparison.goals.map((goal) => judge(goal, results)) }
+    const { title } = comparison
+    const verdicts = comparison.goals.map((goal) => judge(goal, results, title))
+    return { title, subjects: results, skipped, verdicts }
   } finally {
     for (const one of running) await one.close()
     await upstream.close()
@@ -128,68 +158,136 @@ export function median(values: number[]): number {
   return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2
 }
 
+/** Median and spread as text: `1.23x (1.20–1.31)`. */
+export function spreadOf(values: number[], digits = 2, unit = 'x'): string {
+  const [found, least, most] = [median(values), Math.min(...values), Math.max(...values)].map((n) => n.toFixed(digits))
+  return `${found}${unit} (${least}–${most})`
+}
+
+/** The verdict on ratios taken round by round. */
+export function judgeRatios(text: string, values: number[], atMost: number): Verdict {
+  return { text, found: spreadOf(values), met: median(values) <= atMost }
+}
+
 function ratios(result: SubjectResult, baseline: SubjectResult): number[] {
   return result.samples.map((sample, round) => cost(sample) / cost(baseline.samples[round]!))
 }
 
-function judge(goal: Goal, results: SubjectResult[]): Verdict {
+export function judge(goal: Goal, results: SubjectResult[], title?: string): Verdict {
   const subject = results.find((result) => result.name === goal.subject)
   const versus = results.find((result) => result.name === goal.versus)
-  const what = `${goal.subject} costs at most ${goal.atMost.toFixed(2)}x of ${goal.versus}`
-  if (subject === undefined) return { text: `${what}: it did not start`, met: false }
-  if (versus === undefined) return { text: `${what}: not on this machine`, met: undefined }
-  const values = ratios(subject, versus)
-  const found = median(values)
-  const spread = `${Math.min(...values).toFixed(2)}–${Math.max(...values).toFixed(2)}`
-  return { text: `${what}: ${found.toFixed(2)}x (${spread})`, met: found <= goal.atMost }
+  const prefix = title === undefined ? '' : `${title}: `
+  const text = `${prefix}${goal.subject} costs at most ${goal.atMost.toFixed(2)}x of ${goal.versus}`
+  if (subject === undefined) return { text, found: 'it did not start', met: false }
+  if (versus === undefined) return { text, found: 'not on this machine', met: undefined }
+  return judgeRatios(text, ratios(subject, versus), goal.atMost)
 }
 
-async function measure(subject: Subject, running: Running, comparison: Comparison, seconds: number): Promise<Sample> {
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
+async function measure(
+  subject: Subject,
+  running: Running,
+  comparison: Comparison,
+  seconds: number,
+  upstreamPort: number,
+): Promise<Sample> {
   const url = urlOf(subject, running)
-  const headers = comparison.headers ?? {}
-  const size = await check(subject.name, url, headers, comparison.body)
-  const before = usageOfTree(running.pid)
-  const load = await runWrk({ url, headers, seconds, connections: comparison.connections ?? 64, core: LOAD_CORE })
-  const after = usageOfTree(running.pid)
-  checkLoad(subject.name, load, size)
-  await check(subject.name, url, headers, comparison.body)
+  const { headers = {}, request, settleSeconds } = comparison
+  const connections = subject.connections ?? comparison.connections ?? 64
+  const look = () => check(subject.name, url, comparison)
+  const size = await look()
+
+  let before = usageOfTree(running.pid)
+  let after = before
+  let counted = 0
+  const window = async (): Promise<void> => {
+    if (settleSeconds === undefined) return
+    await pause(settleSeconds * 1000)
+    before = usageOfTree(running.pid)
+    const from = await requestsOfUpstream(upstreamPort)
+    await pause(seconds * 1000)
+    after = usageOfTree(running.pid)
+    counted = (await requestsOfUpstream(upstreamPort)) - from
+  }
+  // A second more than is measured: the window lies within the load.
+  const duration = settleSeconds === undefined ? seconds : settleSeconds + seconds + 1
+  const load = runWrk({ url, headers, seconds: duration, connections, core: LOAD_CORE, request })
+  const ended = load.then(() => {
+    if (settleSeconds === undefined) after = usageOfTree(running.pid)
+    return true
+  })
+  let looks = 0
+  const keepLooking = async () => {
+    while (!(await Promise.race([ended, pause(LOOK_EVERY_MS).then(() => false)]))) {
+      await look()
+      looks++
+    }
+  }
+  const [loaded] = await Promise.all([load, keepLooking(), window()])
+  checkLoad(subject.name, loaded, size, connections)
+  await look()
+
+  const whole = size > LARGE_BYTES ? loaded.bytes / size : loaded.requests
+  const requests = settleSeconds === undefined ? whole + looks : counted
+  const rate = settleSeconds === undefined ? whole / loaded.seconds : counted / seconds
   return {
-    userUs: ((after.userMs - before.userMs) * 1000) / load.requests,
-    systemUs: ((after.systemMs - before.systemMs) * 1000) / load.requests,
-    requestsPerSecond: load.requests / load.seconds,
-    p50Us: load.p50Us,
-    p99Us: load.p99Us,
+    userUs: ((after.userMs - before.userMs) * 1000) / requests,
+    systemUs: ((after.systemMs - before.systemMs) * 1000) / requests,
+    requestsPerSecond: rate,
+    bytesPerSecond: rate * (size + (request?.body.length ?? 0)),
+    p50Us: loaded.p50Us,
+    p99Us: loaded.p99Us,
     rssBytes: after.rssBytes,
+    timeouts: loaded.timeouts,
   }
 }
 
-/** One answer must be right before and after each load; gives its size in bytes, head included. */
-function check(
+/** One whole answer must be right; gives its size in bytes as sent, head included. */
+export function check(
   name: string,
   url: string,
-  headers: Record<string, string>,
-  body: string | null = SMALL_JSON,
+  { headers = {}, request, body = SMALL_JSON, encoding }: Pick<Comparison, 'headers' | 'request' | 'body' | 'encoding'>,
 ): Promise<number> {
   return new Promise((resolve, reject) => {
-    get(url, { headers, timeout: 5000, agent: false }, (response) => {
+    const fields: OutgoingHttpHeaders = { ...headers }
+    if (request !== undefined) fields['content-length'] = request.body.length
+    const sent = open(url, { method: request?.method, headers: fields, timeout: 10_000, agent: false }, (response) => {
       const chunks: Buffer[] = []
       response.on('data', (chunk: Buffer) => chunks.push(chunk))
+      response.on('error', reject)
       response.on('end', () => {
-        const text = Buffer.concat(chunks).toString()
-        const right = response.statusCode === 200 && (body === null || text === body)
-        if (!right) reject(new Error(`${name} answered ${response.statusCode} ${JSON.stringify(text.slice(0, 200))}`))
+        const bytes = Buffer.concat(chunks)
+        const wrong = (why: string) => reject(new Error(`${name} answered ${why}`))
+        if (response.statusCode !== 200) return wrong(`${response.statusCode} ${excerpt(bytes)}`)
+        const coding = response.headers['content-encoding']
+        if (coding !== encoding) return wrong(`in the coding ${coding ?? 'identity'}, not ${encoding ?? 'identity'}`)
+        if (body !== null) {
+          const whole = encoding === 'gzip' ? gunzipSync(bytes) : bytes
+          if (!whole.equals(Buffer.from(body as string)))
+            return wrong(`${whole.length} bytes that are not the body: ${excerpt(whole)}`)
+        }
         const head = response.rawHeaders.reduce((sum, part) => sum + part.length + 2, 19)
-        resolve(head + text.length)
+        resolve(head + bytes.length)
       })
-    }).once('error', reject)
+    })
+    sent.once('timeout', () => sent.destroy(new Error(`${name} did not answer in ten seconds`)))
+    sent.once('error', reject)
+    sent.end(request?.body)
   })
 }
 
+const excerpt = (bytes: Buffer) => JSON.stringify(bytes.toString('latin1', 0, 200))
+
 /** Under load wrk counts what was not 2xx; that the bodies were whole shows in the bytes. */
-function checkLoad(name: string, load: LoadResult, expectedSize: number): void {
-  if (load.requests === 0 || load.bad > 0) throw new Error(`${name}: ${load.bad} bad answers of ${load.requests}`)
-  const size = load.bytes / load.requests
-  if (Math.abs(size - expectedSize) > expectedSize * 0.15) {
-    throw new Error(`${name}: answers of ${size.toFixed(0)} bytes under load, of ${expectedSize} before it`)
+export function checkLoad(name: string, load: LoadResult, expectedSize: number, connections: number): void {
+  const expected = load.bytes / expectedSize
+  if (load.bytes === 0 || load.bad > 0)
+    throw new Error(`${name}: bad answers of ${load.requests}: ${JSON.stringify(load.errors)}`)
+  // Each connection may have been cut off in the middle of an answer.
+  const cut = expectedSize > LARGE_BYTES ? connections : 0
+  if (Math.abs(load.requests - expected) > expected * 0.15 + cut) {
+    const size = (load.bytes / load.requests).toFixed(0)
+    throw new Error(`${name}: answers of ${size} bytes under load, of ${expectedSize} before it`)
   }
 }

@@ -1,20 +1,20 @@
 /** A bench answers one question. Its file exports it as `question`. */
 
-import type { Comparison, ComparisonResult, RunOptions, Verdict } from './compare.ts'
+import type { Comparison, RunOptions, Verdict } from './compare.ts'
 
 export interface Figures {
   /** Rows to print, the first one the heads. */
   rows: string[][]
   verdicts: Verdict[]
+  /** Lines below the table: how it was measured, what was left out. */
+  notes?: string[]
 }
 
 export interface Question {
   /** The question itself, as a reader would ask it. */
   asks: string
-  /** Either a comparison of proxies under load … */
-  compare?: Comparison
-  /** … or figures taken in another way. */
+  /** Comparisons of proxies under load … */
+  compare?: Comparison | Comparison[]
+  /** … or figures taken in another way, or both. */
   measure?(options: RunOptions): Promise<Figures>
 }
-
-export type Answer = ComparisonResult | Figures

@@ -4,10 +4,10 @@
  */
 
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { freePort } from '../../test/support/free-port.ts'
 import { type ConfigObject, startGateway } from '../../test/support/gateway.ts'
@@ -34,15 +34,19 @@ export interface Subject {
   start(upstreamPort: number): Promise<Running>
   /** What is asked for; default `/`. */
   path?: string
+  /** Of the load, where it is not the comparison's. */
+  connections?: number
+  /** The subject that its ratios are to, where it is not the comparison's baseline. */
+  versus?: string
   /** Its version for the report. */
   version?(): string
   /** Throws unless it does what it is measured for: a proxy that checks no token is no cheap checker of tokens. */
   prove?(url: string, headers: Record<string, string>): Promise<void>
 }
 
-const peer = (file: string) => fileURLToPath(new URL(`../peers/${file}`, import.meta.url))
+const peers = fileURLToPath(new URL('../peers', import.meta.url))
 
-function firstLine(program: string, ...args: string[]): string {
+export function firstLine(program: string, ...args: string[]): string {
   try {
     return execFileSync(program, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'], timeout: 5000 }).split(
       '\n',
@@ -117,15 +121,23 @@ function temporaryFolder(): string {
 interface NginxOptions {
   /** Text for the `http` block; `$PORT` is its port, `$FOLDER` a folder of its own. */
   http: string
+  /** Most connections, to both sides. */
+  connections?: number
   /** Shared objects to load. */
   modules?: string[]
   /** Files for its folder. */
-  files?: Record<string, string>
+  files?: Record<string, string | Buffer>
 }
 
-export async function startNginx({ http, modules = [], files = {} }: NginxOptions, core: number): Promise<Running> {
+export async function startNginx(
+  { http, connections = 8192, modules = [], files = {} }: NginxOptions,
+  core: number,
+): Promise<Running> {
   const folder = temporaryFolder()
-  for (const [name, content] of Object.entries(files)) writeFileSync(join(folder, name), content)
+  for (const [name, content] of Object.entries(files)) {
+    mkdirSync(dirname(join(folder, name)), { recursive: true })
+    writeFileSync(join(folder, name), content)
+  }
   const port = await freePort()
   const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
     (kind) => `${kind}_temp_path ${folder}/${kind};`,
@@ -136,7 +148,7 @@ export async function startNginx({ http, modules = [], files = {} }: NginxOption
   writeFileSync(
     join(folder, 'nginx.conf'),
     `${modules.map((module) => `load_module ${module};\n`).join('')}worker_processes 1; daemon off; pid ${folder}/nginx.pid; error_log stderr crit;
-events { worker_connections 8192; }
+events { worker_connections ${connections}; }
 http { access_log off; default_type application/json; keepalive_requests 1000000000; keepalive_timeout 75s;
 ${paths.join('\n')}
 ${text}
@@ -151,17 +163,34 @@ const RETURN_SMALL_JSON = `return 200 '${SMALL_JSON}';`
 
 /** The service behind every proxy: an nginx that answers from its config, on the load core. */
 export function startUpstream(fields = ''): Promise<Running> {
-  const http = `server { listen 127.0.0.1:$PORT backlog=4096; location / { ${fields} ${RETURN_SMALL_JSON} } }`
+  const http = `server { listen 127.0.0.1:$PORT backlog=4096; location = /_status { stub_status; }
+  location / { ${fields} ${RETURN_SMALL_JSON} } }`
   return startNginx({ http }, LOAD_CORE)
+}
+
+/** How many requests the service behind has had. */
+export async function requestsOfUpstream(port: number): Promise<number> {
+  const text = await (await fetch(`http://127.0.0.1:${port}/_status`)).text()
+  const count = Number(/^\s*\d+ \d+ (\d+)\s*$/m.exec(text)?.[1])
+  if (!(count > 0)) throw new Error(`the upstream's nginx has no stub_status: ${text.slice(0, 200)}`)
+  return count
+}
+
+/** A service that answers files of these contents, each under its name. */
+export function startFiles(files: Record<string, Buffer>, type = 'application/octet-stream'): Promise<Running> {
+  const http = `sendfile on; tcp_nopush on; open_file_cache max=16;
+  server { listen 127.0.0.1:$PORT backlog=4096; default_type ${type}; root $FOLDER/files; location / { etag off; } }`
+  const named = Object.fromEntries(Object.entries(files).map(([name, content]) => [`files/${name}`, content]))
+  return startNginx({ http, files: named }, LOAD_CORE)
 }
 
 export const NGINX_PROXY = `proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ''; proxy_set_header Host $host;
   proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; proxy_set_header X-Real-IP $remote_addr;`
 
-export const nginxUpstream = (port: number) =>
-  `upstream app { server 127.0.0.1:${port}; keepalive 128; keepalive_requests 1000000000; keepalive_timeout 60s; }`
+export const nginxUpstream = (port: number, keepAlive = 128) =>
+  `upstream app { server 127.0.0.1:${port}; keepalive ${keepAlive}; keepalive_requests 1000000000; keepalive_timeout 60s; }`
 
-function nginx(name: string, http: (upstreamPort: number) => string): Subject {
+export function nginx(name: string, http: (upstreamPort: number) => string): Subject {
   return {
     name,
     available: () => findOnPath('nginx') !== undefined,
@@ -223,6 +252,11 @@ export function nginxJwtLimits(secret: string): Subject {
         },
         PROXY_CORE,
       ),
+    async prove(url, headers) {
+      const refused = await fetch(url, { headers: { authorization: `${headers['authorization']}x` } })
+      await refused.text()
+      if (refused.status !== 401) throw new Error(`a token with a wrong signature got ${refused.status}`)
+    },
   }
 }
 
@@ -311,9 +345,8 @@ sub vcl_backend_response { set beresp.ttl = 1h; }
 /** Runs bench/peers/FILE, which reads its port and what else it needs from the environment. */
 export async function startNode(file: string, env: Record<string, string>, core = PROXY_CORE): Promise<Running> {
   const port = await freePort()
-  const command = [process.execPath, peer(file)]
   return launch({
-    command,
+    command: [process.execPath, resolve(peers, file)],
     port,
     folder: temporaryFolder(),
     env: { PORT: `${port}`, NODE_ENV: 'production', ...env },
@@ -321,60 +354,88 @@ export async function startNode(file: string, env: Record<string, string>, core 
   })
 }
 
-/** A peer written for Node; left out when the package it needs is not installed. */
-function nodePeer(name: string, file: string, packageName?: string): Subject {
+/** A peer written for Node: a file of bench/peers, or of a folder that `file` prepares. */
+function nodePeer(name: string, file: string | (() => string), program?: string): Subject {
   return {
     name,
-    available: () =>
-      packageName === undefined ||
-      existsSync(fileURLToPath(new URL(`../../node_modules/${packageName}`, import.meta.url))),
+    available: () => program === undefined || findOnPath(program) !== undefined,
     version: () => `node ${process.version}`,
-    start: (upstreamPort) => startNode(file, { UPSTREAM_PORT: `${upstreamPort}`, BODY: SMALL_JSON }),
+    start: (upstreamPort) =>
+      startNode(typeof file === 'string' ? file : file(), { UPSTREAM_PORT: `${upstreamPort}`, BODY: SMALL_JSON }),
   }
 }
 
 export const rawFloor = nodePeer('Node raw socket, fixed answer', 'raw-floor.ts')
-export const httpProxy3 = nodePeer('http-proxy-3', 'http-proxy-3.ts', 'http-proxy-3')
-export const fastifyHttpProxy = nodePeer('@fastify/http-proxy', 'fastify-http-proxy.ts', '@fastify/http-proxy')
+export const httpProxy3 = nodePeer('http-proxy-3', 'http-proxy-3.ts')
+export const fastifyHttpProxy: Subject = {
+  ...nodePeer('@fastify/http-proxy', () => join(installed('fastify-http-proxy'), 'main.ts'), 'npm'),
+  version: () => {
+    const { dependencies } = JSON.parse(readFileSync(join(peers, 'fastify-http-proxy/package.json'), 'utf8'))
+    return `@fastify/http-proxy ${dependencies['@fastify/http-proxy']}, fastify ${dependencies.fastify}`
+  },
+}
 
-/** Go's fasthttp answering like the home endpoint; built once per run, when there is a Go with its modules at hand. */
+/** Go's fasthttp answering like the home endpoint. */
 export const fasthttp: Subject = {
   name: 'Go fasthttp, fixed answer',
-  available: () => findOnPath('go') !== undefined && fasthttpBinary() !== undefined,
+  available: () => findOnPath('go') !== undefined,
   version: () => firstLine('go', 'version'),
   async start() {
     const port = await freePort()
     const env = { PORT: `${port}`, BODY: SMALL_JSON, GOMAXPROCS: '1' }
-    return launch({ command: [fasthttpBinary()!], port, folder: temporaryFolder(), env })
+    return launch({ command: [builtGo('fasthttp')], port, folder: temporaryFolder(), env })
   },
 }
 
-let builtFasthttp: string | null | undefined
+/** Peers that are built or installed for a run lie in one folder, which goes with it. */
+let madeFolder: string | undefined
+const made = new Map<string, string>()
 
-function fasthttpBinary(): string | undefined {
-  if (builtFasthttp === undefined) {
-    const binary = join(tmpdir(), `fluxor-bench-fasthttp-${process.getuid?.() ?? 0}`)
-    try {
-      if (!existsSync(binary)) {
-        execFileSync('go', ['build', '-o', binary, '.'], { cwd: peer('fasthttp'), stdio: 'ignore', timeout: 180_000 })
-      }
-      builtFasthttp = binary
-    } catch {
-      builtFasthttp = null
+function make(name: string, how: (source: string, target: string) => string): string {
+  let result = made.get(name)
+  if (result === undefined) {
+    if (madeFolder === undefined) {
+      const folder = temporaryFolder()
+      madeFolder = folder
+      process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
     }
+    result = how(join(peers, name), join(madeFolder, name))
+    made.set(name, result)
   }
-  return builtFasthttp ?? undefined
+  return result
+}
+
+/** A program of Go in bench/peers, built. Throws with the compiler's words when its modules cannot be had. */
+export function builtGo(name: string): string {
+  return make(name, (source, target) => {
+    execFileSync('go', ['build', '-o', target, '.'], { cwd: source, stdio: 'pipe', timeout: 180_000 })
+    return target
+  })
+}
+
+/** A folder of bench/peers with the packages that it names, none of which the gateway depends on. */
+function installed(name: string): string {
+  return make(name, (source, target) => {
+    cpSync(source, target, { recursive: true })
+    const args = ['install', '--ignore-scripts', '--no-audit', '--no-fund', '--no-package-lock']
+    execFileSync('npm', args, { cwd: target, stdio: 'pipe', timeout: 180_000 })
+    return target
+  })
 }
 
 /** The compiled command, as published: run.ts builds it first. */
 export const GATEWAY_MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
 
-/** The gateway itself, from its command line. `config` gets the upstream's port. */
+/**
+ * The gateway itself, from its command line. `config` gets the upstream's port, and a folder that goes with the run.
+ * @param cores what it is pinned to
+ */
 export function gateway(
   name: string,
   path: string,
-  config: (upstreamPort: number) => ConfigObject,
+  config: (upstreamPort: number, folder: string) => ConfigObject,
   prove?: Subject['prove'],
+  cores = `${PROXY_CORE}`,
 ): Subject {
   return {
     prove,
@@ -383,11 +444,17 @@ export function gateway(
     available: () => true,
     version: () => `node ${process.version}`,
     async start(upstreamPort) {
-      const running = await startGateway(config(upstreamPort), {
-        wrap: ['taskset', '-c', `${PROXY_CORE}`],
-        main: GATEWAY_MAIN,
-      })
-      return { pid: running.pid, port: running.port, close: () => running.close() }
+      const folder = temporaryFolder()
+      const options = { wrap: ['taskset', '-c', cores], main: GATEWAY_MAIN }
+      const running = await startGateway(config(upstreamPort, folder), options)
+      return {
+        pid: running.pid,
+        port: running.port,
+        async close() {
+          await running.close()
+          rmSync(folder, { recursive: true, force: true })
+        },
+      }
     },
   }
 }

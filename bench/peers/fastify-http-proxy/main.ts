@@ -1,6 +1,6 @@
 /**
- * @fastify/http-proxy with its defaults. Not a dependency: `npm install --no-save fastify @fastify/http-proxy` brings it
- * for a comparison.
+ * @fastify/http-proxy with its defaults. No dependency of the gateway: the bench copies this folder to a temporary one and
+ * installs there what its package.json names.
  */
 
 interface FastifyLike {
