@@ -273,6 +273,50 @@ describe('floods', () => {
   })
 })
 
+describe('field blocks that unpack to much more than they are', () => {
+  /** Kept in the table, under the first index behind the static ones. */
+  const kept = (name: string, value: string) => {
+    const block = hpack([[name, value]])
+    block[0] = 0x40
+    return block
+  }
+  const ROOM = 16_384 - 4200
+  const again = Buffer.alloc(ROOM, 0x80 | 62)
+  const bombs: [title: string, block: Buffer][] = [
+    ['a large field, thousands of times', Buffer.concat([kept('x', 'y'.repeat(3900)), again])],
+    ['a large cookie, thousands of times', Buffer.concat([kept('cookie', `a=${'y'.repeat(3900)}`), again])],
+    ['an empty field, thousands of times', Buffer.concat([kept('x', ''), again])],
+    ['a static field, thousands of times', Buffer.alloc(ROOM, 0x80 | 16)],
+    ['a table that is larger than was allowed', Buffer.from([0x3f, 0xff, 0xff, 0xff, 0x7f])],
+    ['an index that is behind the table', Buffer.from([0xff, 0xff, 0xff, 0xff, 0x0f])],
+    ['a number without end', Buffer.alloc(ROOM, 0xff)],
+    ['a text that is longer than the block', Buffer.from([0, 1, 0x78, 0x7f, 0xff, 0xff, 0xff, 0x07])],
+    ['a Huffman code that ends in nothing', Buffer.concat([Buffer.from([0, 1, 0x78, 0xff, 0xff, 0x1f]), Buffer.alloc(4000, 0xff)])],
+  ] // biome-ignore format: a table
+
+  it.each(bombs)('%s: none reaches a service, and none costs what it unpacks to', async (_title, more) => {
+    const [before, rss] = [requests, gateway.rssBytes()]
+    const block = Buffer.concat([hpack(REQUEST), more])
+    const outcomes = await Promise.all(
+      Array.from({ length: 10 }, async () => {
+        const client = connect()
+        const streams = Array.from({ length: 10 }, (_, i) => 2 * i + 1)
+        for (const stream of streams) client.send(frame(HEADERS, END_STREAM | END_HEADERS, stream, block))
+        const settled = () =>
+          streams.every((stream) => client.of(HEADERS, stream).length + client.of(RST_STREAM, stream).length > 0)
+        await expect.poll(() => client.ended || client.of(GOAWAY).length > 0 || settled(), { timeout: 8000 }).toBe(true)
+        client.socket.destroy()
+        return client.of(HEADERS).map(({ payload }) => payload[0]) // 0x88 is 200
+      }),
+    )
+    expect(outcomes.flat()).not.toContain(0x88)
+    expect(requests).toBe(before)
+    // The first would be 4 GB.
+    expect(gateway.rssBytes() - rss).toBeLessThan(64 << 20)
+    await stillServes()
+  })
+})
+
 describe('malformed requests reach no service', () => {
   const request = (...fields: [string, string][]) => frame(HEADERS, END_STREAM | END_HEADERS, 1, hpack(fields))
   const base: [string, string][] = REQUEST.map(([name, value]) => [name, value])
