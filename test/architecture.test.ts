@@ -53,7 +53,7 @@ const outer = imports.filter(({ to }) => !to.endsWith('.ts'))
 const ARROWS: Record<string, string> = {
   main: 'commands',
   index: 'config gateway version',
-  commands: 'advisor config explain gateway http loadtest memory services snapshot version',
+  commands: 'advisor config explain gateway http listener loadtest memory policies services snapshot upstream version',
   loadtest: 'config http version',
   gateway: 'admin config listener memory observability policies redis shared upstream worker',
   admin: 'config listener observability policies shared upstream version',

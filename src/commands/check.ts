@@ -4,22 +4,11 @@
  */
 
 import { readFileSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
-import { type Advice, advise } from '../config/advisor.ts'
-import { type LoadedConfig, loadConfig } from '../config/load.ts'
-import {
-  ConfigError,
-  countOf,
-  firstOf,
-  formatPath,
-  formatProblem,
-  type Path,
-  type Problem,
-} from '../config/problems.ts'
-import { configSchema } from '../config/schema.ts'
-import { isSecretAt, wantsText } from '../config/schema-walk.ts'
-import { ConfigSource } from '../config/source.ts'
+import { advise } from '../config/advisor.ts'
+import { type LoadedConfig, loadConfig, placeFindings } from '../config/load.ts'
+import { ConfigError, countOf, firstOf, formatPath, formatProblem, type Problem } from '../config/problems.ts'
 import { EXIT, type Invocation, UsageError } from './cli.ts'
+import { requireFiles } from './files.ts'
 
 export async function check({ values, positionals }: Invocation): Promise<number> {
   const path = (values['config'] as string | undefined) ?? positionals[0]
@@ -27,6 +16,7 @@ export async function check({ values, positionals }: Invocation): Promise<number
   const strict = values['strict'] === true
   try {
     const loaded = loadConfig(path)
+    requireFiles(path, loaded)
     const { config, warnings } = loaded
     for (const warning of warnings) console.error(formatProblem(warning))
     const { told, allowed } = strict ? advice(path, loaded) : { told: [], allowed: 0 }
@@ -51,37 +41,22 @@ export async function check({ values, positionals }: Invocation): Promise<number
   }
 }
 
-const HINTS = {
-  wantsText: (path: Path) => wantsText(configSchema, path),
-  isSecret: (path: Path) => path.some((_, i) => isSecretAt(configSchema, path.slice(0, i + 1))),
-}
 const ALLOW = /#\s*check:\s*allow\s+(A\d\d(?:\s*,\s*A\d\d)*)/g
 
 /** What the advisor says about a file that was loaded, at its places, less what the file itself allows. */
 function advice(path: string, { config, warnings }: LoadedConfig): { told: Problem[]; allowed: number } {
-  const absolute = resolve(path)
-  const text = readFileSync(absolute, 'utf8')
-  const context = { env: process.env, directory: dirname(absolute), files: new Set<string>() }
-  const source = new ConfigSource(text, path, context, HINTS)
+  const text = readFileSync(path, 'utf8')
   const accepted = new Set([...text.matchAll(ALLOW)].flatMap(([, rules]) => rules!.split(/\s*,\s*/)))
   // The loader has said it already when two routes have the very same conditions.
   const warned = new Set(warnings.map((warning) => warning.path))
   const all = advise(config).filter(({ rule, path }) => rule !== 'A07' || !warned.has(formatPath(path)))
-  const told = all.filter(({ rule }) => !accepted.has(rule)).map((one) => place(source, one))
-  return { told: told.sort((a, b) => a.line - b.line || a.column - b.column), allowed: all.length - told.length }
-}
-
-function place(source: ConfigSource, { rule, path, message, at }: Advice): Problem {
-  const { line, column } = source.locate(path, at)
-  return {
-    severity: 'warning',
-    file: source.fileName,
-    line,
-    column,
-    path: `${rule} ${formatPath(path)}`,
-    message,
-    source: source.lineText(line),
-  }
+  const told = all.filter(({ rule }) => !accepted.has(rule))
+  const findings = told.map((finding) => ({ ...finding, severity: 'warning' as const }))
+  const placed = placeFindings(path, findings).map(({ finding, problem }) => ({
+    ...problem,
+    path: `${finding.rule} ${formatPath(finding.path)}`,
+  }))
+  return { told: placed, allowed: all.length - told.length }
 }
 
 function count(number: number, what: string): string {

@@ -54,6 +54,8 @@ export async function runGateway({ configPath, quick, watch }: RunOptions): Prom
   try {
     await gateway.start()
   } catch (error) {
+    // When a file that the config names is the reason, its line is told.
+    if (configPath !== undefined) (await import('./files.ts')).requireFiles(configPath, loaded)
     if (!(error instanceof ListenError)) throw error
     process.stderr.write(`${error.message}\n`)
     return EXIT.failed

@@ -116,6 +116,21 @@ function settle(config: Config | undefined, problems: readonly Placed[], files: 
   return { config, warnings, files }
 }
 
+/** Puts what others find about a file that was loaded at its place in it, in the order of the file. */
+export function placeFindings<F extends CrossFinding>(
+  path: string,
+  findings: readonly F[],
+  env: Environment = process.env,
+): { finding: F; problem: Problem }[] {
+  if (findings.length === 0) return []
+  const absolute = resolve(path)
+  const context = { env, directory: dirname(absolute), files: new Set<string>() }
+  const source = new ConfigSource(readFileSync(absolute, 'utf8'), path, context, HINTS)
+  return findings
+    .map((finding) => ({ finding, problem: finished(place(source, finding)) }))
+    .sort((a, b) => byPlace(a.problem, b.problem))
+}
+
 type SomeFinding = (Finding & { severity: 'error' }) | CrossFinding
 
 /** A problem whose hint is not searched for yet. */
@@ -223,6 +238,7 @@ class Pruned {
 
 function finish(parsed: ParsedConfig, baseDir: string): Config {
   const config: Config = { ...parsed, routes: nameRoutes(parsed.routes), baseDir }
+  for (const { tls } of Object.values(config.redis)) if (typeof tls === 'object') tls.ca = resolve(baseDir, tls.ca)
   // A route that caches needs a store; its defaults do.
   if (config.cache === undefined && config.routes.some(({ cache }) => cache !== undefined)) {
     config.cache = cacheConfig.parse({})
@@ -272,5 +288,9 @@ function dedupe(problems: Placed[]): Placed[] {
       const key = `${problem.line}:${problem.column}:${problem.path}:${problem.message}`
       return seen.has(key) ? false : seen.add(key)
     })
-    .sort((a, b) => a.line - b.line || a.column - b.column)
+    .sort(byPlace)
+}
+
+function byPlace(a: Problem, b: Problem): number {
+  return a.line - b.line || a.column - b.column
 }

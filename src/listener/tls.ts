@@ -11,10 +11,20 @@ import { resolve } from 'node:path'
 import tls from 'node:tls'
 import type { ListenerConfig, ListenerTlsConfig } from '../config/server.ts'
 
+export type TlsFileKey = 'cert' | 'key' | 'clientCa'
+
 /** A certificate, key or CA that cannot be used: the message names the file and what is wrong with it. */
 export class TlsFileError extends Error {
   /** Survives the way from a thread to the supervisor. */
   readonly code = 'ETLSFILE'
+
+  /** Which key names the file. */
+  readonly key: TlsFileKey
+
+  constructor(key: TlsFileKey, message: string) {
+    super(message)
+    this.key = key
+  }
 }
 
 export interface TlsDoorOptions {
@@ -58,7 +68,7 @@ export class TlsDoor {
   constructor(options: TlsDoorOptions, onSecure: (socket: tls.TLSSocket) => void) {
     const { tls: config, baseDir, http2 } = options
     this.#options = options
-    const ca = config.clientCa === undefined ? undefined : readCa(resolve(baseDir, config.clientCa))
+    const ca = config.clientCa === undefined ? undefined : readClientCa(config.clientCa, baseDir)
     this.certificates = config.certificates.map((files) => loadCertificate(files, config, baseDir, ca))
     for (const { names, context } of this.certificates) {
       for (const name of names) {
@@ -133,20 +143,23 @@ export class TlsDoor {
   }
 }
 
-function loadCertificate(
+/** Throws a `TlsFileError`. */
+export function loadCertificate(
   files: ListenerTlsConfig['certificates'][number],
   config: ListenerTlsConfig,
   baseDir: string,
-  ca: Buffer | undefined,
+  ca?: Buffer,
 ): LoadedCertificate {
   const certFile = resolve(baseDir, files.cert)
   const keyFile = resolve(baseDir, files.key)
-  const cert = readFile(certFile, 'certificate')
-  const key = readFile(keyFile, 'key')
-  const x509 = parsed(certFile, 'certificate', () => new X509Certificate(cert))
-  const privateKey = parsed(keyFile, 'private key', () => createPrivateKey(key))
-  if (!x509.checkPrivateKey(privateKey)) throw new TlsFileError(`the key in ${keyFile} is not that of ${certFile}`)
-  const context = parsed(certFile, 'certificate', () =>
+  const cert = readFile('cert', certFile)
+  const key = readFile('key', keyFile)
+  const x509 = parsed('cert', certFile, () => new X509Certificate(cert))
+  const privateKey = parsed('key', keyFile, () => createPrivateKey(key))
+  if (!x509.checkPrivateKey(privateKey)) {
+    throw new TlsFileError('key', `the key in ${keyFile} is not that of ${certFile}`)
+  }
+  const context = parsed('cert', certFile, () =>
     tls.createSecureContext({
       cert,
       key,
@@ -158,25 +171,29 @@ function loadCertificate(
   return { names: certificateNames(x509), context, x509 }
 }
 
-function readCa(file: string): Buffer {
-  const ca = readFile(file, 'CA certificates')
-  parsed(file, 'CA certificate', () => new X509Certificate(ca))
+/** Throws a `TlsFileError`. */
+export function readClientCa(file: string, baseDir: string): Buffer {
+  const path = resolve(baseDir, file)
+  const ca = readFile('clientCa', path)
+  parsed('clientCa', path, () => new X509Certificate(ca))
   return ca
 }
 
-function readFile(file: string, what: string): Buffer {
+const HELD = { cert: 'certificate', key: 'private key', clientCa: 'CA certificate' } as const
+
+function readFile(key: TlsFileKey, file: string): Buffer {
   try {
     return readFileSync(file)
   } catch (error) {
-    throw new TlsFileError(`the file with the ${what} cannot be read: ${(error as Error).message}`)
+    throw new TlsFileError(key, `the file with the ${HELD[key]} cannot be read: ${(error as Error).message}`)
   }
 }
 
-function parsed<T>(file: string, what: string, parse: () => T): T {
+function parsed<T>(key: TlsFileKey, file: string, parse: () => T): T {
   try {
     return parse()
   } catch (error) {
-    throw new TlsFileError(`${file} holds no usable ${what} in PEM: ${(error as Error).message}`)
+    throw new TlsFileError(key, `${file} holds no usable ${HELD[key]} in PEM: ${(error as Error).message}`)
   }
 }
 

@@ -2,7 +2,7 @@
  * `upstreams.X.tls` as options for tls.connect: files read, pins checked. At load; what a connection needs is ready.
  */
 
-import { createHash, X509Certificate } from 'node:crypto'
+import { createHash, createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import tls from 'node:tls'
@@ -11,7 +11,20 @@ import type { UpstreamConfig } from './config.ts'
 /** A file that the config names cannot be used. */
 export class TlsFileError extends Error {
   override readonly name = 'ConfigError'
+  /** Which key names it. */
+  readonly key: TlsFileKey
+  readonly reason: string
+
+  constructor(where: string, key: TlsFileKey, reason: string) {
+    super(`${where}.${key}: ${reason}`)
+    this.key = key
+    this.reason = reason
+  }
 }
+
+type TlsFileKey = 'ca' | 'cert' | 'key'
+
+const HELD = { ca: 'CA certificate', cert: 'certificate', key: 'private key' } as const
 
 /**
  * @param baseDir where relative file names start
@@ -25,13 +38,22 @@ export function readUpstreamTls(
 ): tls.ConnectionOptions | undefined {
   if (config === undefined) return undefined
   const { ca, cert, key, pin, verify, minVersion } = config
-  const read = (name: 'ca' | 'cert' | 'key', file: string): Buffer => {
+  const read = (name: TlsFileKey, file: string): Buffer => {
     const path = resolve(baseDir, file)
+    let pem: Buffer
     try {
-      return readFileSync(path)
+      pem = readFileSync(path)
     } catch (error) {
-      throw new TlsFileError(`${where}.${name}: ${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`)
+      throw new TlsFileError(where, name, `${path} cannot be read: ${(error as NodeJS.ErrnoException).code}`)
     }
+    try {
+      // OpenSSL takes a file of CAs that holds none, and then trusts nobody.
+      if (name === 'key') createPrivateKey(pem)
+      else new X509Certificate(pem)
+    } catch (error) {
+      throw new TlsFileError(where, name, `${path} holds no usable ${HELD[name]} in PEM: ${(error as Error).message}`)
+    }
+    return pem
   }
   const options: tls.ConnectionOptions = {
     ...(ca !== undefined && { ca: read('ca', ca) }),
@@ -43,7 +65,7 @@ export function readUpstreamTls(
   try {
     tls.createSecureContext(options)
   } catch (error) {
-    throw new TlsFileError(`${where}: ${(error as Error).message}`)
+    throw new TlsFileError(where, cert === undefined ? 'ca' : 'key', (error as Error).message)
   }
   return options
 }
