@@ -19,21 +19,28 @@ const THIS_FILE = fileURLToPath(import.meta.url)
 const ENTRY = 'load-config'
 
 /** Rejects with a `ConfigError`, as `loadConfig` and `quickConfig` throw it. */
-export function loadApart(origin: ConfigOrigin): Promise<LoadedConfig> {
+export async function loadApart(origin: ConfigOrigin): Promise<LoadedConfig> {
+  // No process to be had, by a limit of the container: then here, and the memory stays.
+  const answer = await answerApart(origin).catch(() => answerHere(origin))
+  if ('loaded' in answer) return answer.loaded
+  throw new ConfigError(answer.problems, answer.warnings)
+}
+
+function answerApart(origin: ConfigOrigin): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const take = (answer: Answer) => {
-      if ('loaded' in answer) resolve(answer.loaded)
-      else reject(new ConfigError(answer.problems, answer.warnings))
-    }
-    const child = fork(THIS_FILE, [ENTRY, JSON.stringify(origin)], { execArgv: [], serialization: 'advanced' })
-    child.once('message', take)
-    // No process to be had, by a limit of the container: then here, and the memory stays.
-    child.once('error', () => answer(origin).then(take, reject))
-    child.once('exit', (code, signal) => reject(new Error(`the config was not read to its end (${signal ?? code})`)))
+    const child = fork(THIS_FILE, [ENTRY, JSON.stringify(origin)], {
+      serialization: 'advanced', // undefined stays
+      // Inspectors, agents and heap sizes are asked for the gateway.
+      execArgv: [],
+      env: { ...process.env, NODE_OPTIONS: '' },
+    })
+    child.once('message', resolve as (answer: unknown) => void)
+    child.once('error', reject)
+    child.once('exit', () => reject(new Error('it ended without an answer')))
   })
 }
 
-async function answer(origin: ConfigOrigin): Promise<Answer> {
+async function answerHere(origin: ConfigOrigin): Promise<Answer> {
   const { loadConfig, quickConfig } = await import('./load.ts')
   try {
     return { loaded: 'path' in origin ? loadConfig(origin.path) : quickConfig(origin.quick) }
@@ -46,5 +53,5 @@ async function answer(origin: ConfigOrigin): Promise<Answer> {
 if (process.argv[1] === THIS_FILE && process.argv[2] === ENTRY) {
   // Signals to the whole group are the gateway's.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
-  process.send!(await answer(JSON.parse(process.argv[3]!)), () => process.disconnect())
+  process.send!(await answerHere(JSON.parse(process.argv[3]!)), () => process.disconnect())
 }

@@ -49,6 +49,17 @@ routes: [{ match: { pathPrefix: / }, upstream: app, jwt: main }]
     expect(expected.problems.length).toBeGreaterThan(1)
   })
 
+  it('is loaded here when there is no process to be had', async () => {
+    const path = file('version: 1\nroutes: [{ match: { pathPrefix: / }, respond: { status: 204 } }]\n')
+    const { execPath } = process
+    process.execPath = join(folder, 'no-node')
+    try {
+      expect(await loadApart({ path })).toEqual(loadConfig(path))
+    } finally {
+      process.execPath = execPath
+    }
+  })
+
   it('may be the quick form', async () => {
     const quick = { upstream: '127.0.0.1:3000', listen: '127.0.0.1:8080', maxCcu: 7 }
     expect(await loadApart({ quick })).toEqual(quickConfig(quick))
