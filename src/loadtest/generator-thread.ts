@@ -2,8 +2,8 @@
  * One thread that makes load: an engine, its schedule, its sockets, and the loop that drives them. The thread does
  * nothing else, so that drawing a progress line or reading metrics never delays a start.
  *
- * Messages: the parent posts `start` (when, as a time of the day) and `stop`; the thread posts `ready`, `live` twice a
- * second, and `done` with its recording. The thread ends by itself.
+ * It makes itself quick first. Messages: the parent posts `start` (when, as a time of the day) and `stop`; the thread
+ * posts `ready`, `live` twice a second, and `done` with its recording. The thread ends by itself.
  */
 
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
@@ -15,6 +15,7 @@ import { createRandom } from './random.ts'
 import { createRecording, type Outcome, type Recording } from './recording.ts'
 import { RateSchedule, type Schedule, UserSchedule } from './schedule.ts'
 import { Shape, type Stage } from './shape.ts'
+import { warmUp } from './warm-up.ts'
 
 const LIVE_EVERY_MS = 500
 
@@ -125,7 +126,7 @@ function runThread(plan: ThreadPlan): void {
     beginMs = message.atEpochMs - performance.timeOrigin
     setTimeout(loop, Math.max(0, -now()))
   })
-  post({ kind: 'ready' })
+  void warmUp().finally(() => post({ kind: 'ready' }))
 }
 
 if (!isMainThread && workerData?.generate !== undefined) runThread(workerData.generate as ThreadPlan)
