@@ -4,40 +4,30 @@
  */
 
 import type { Endpoint } from '../endpoint.ts'
-import type { Balancer, PickContext } from './balancer.ts'
-import { type BalancerOptions, Candidates, type Exclude } from './candidates.ts'
-import { pickCheaper } from './two-choices.ts'
+import type { PickContext } from './balancer.ts'
+import { CandidateBalancer } from './candidate-balancer.ts'
+import type { BalancerOptions, Exclude } from './candidates.ts'
+import { load, pickCheaper } from './two-choices.ts'
 
 export interface FirstOptions extends BalancerOptions {
   readonly fillTo?: number
 }
 
-export class First implements Balancer {
-  readonly #candidates: Candidates
+export class First extends CandidateBalancer {
   readonly #fillTo: number
-  readonly #random: () => number
 
   constructor(options: FirstOptions) {
-    this.#candidates = new Candidates(options)
+    super(options)
     this.#fillTo = options.fillTo ?? 100
-    this.#random = options.random ?? Math.random
-  }
-
-  get panic(): boolean {
-    return this.#candidates.panic
   }
 
   pick(endpoints: readonly Endpoint[], _x: PickContext, nowMs: number, exclude?: Exclude): Endpoint | undefined {
-    const candidates = this.#candidates
+    const candidates = this.candidates
     const count = candidates.fill(endpoints, nowMs, exclude)
     for (let i = 0; i < count; i++) {
       const endpoint = candidates.list[i]!
       if (endpoint.inFlight < Math.max(1, this.#fillTo * candidates.weights[i]!)) return endpoint
     }
-    return pickCheaper(candidates, load, nowMs, this.#random)
+    return pickCheaper(candidates, load, nowMs, this.random)
   }
-}
-
-function load(endpoint: Endpoint, extra: number): number {
-  return endpoint.inFlight + extra
 }

@@ -7,8 +7,8 @@
 
 import type { Exchange } from '../../exchange.ts'
 import { type Endpoint, hashText, mix } from '../endpoint.ts'
-import type { Balancer, PickContext } from './balancer.ts'
-import { type BalancerOptions, Candidates, type Exclude } from './candidates.ts'
+import type { PickContext } from './balancer.ts'
+import type { BalancerOptions, Exclude } from './candidates.ts'
 import { LeastRequest } from './least-request.ts'
 
 export interface HashOptions extends BalancerOptions {
@@ -16,32 +16,24 @@ export interface HashOptions extends BalancerOptions {
   readonly boundedLoad?: number
 }
 
-export class Hash implements Balancer {
-  readonly #candidates: Candidates
+/** A request without a key goes where `leastRequest` sends it. */
+export class Hash extends LeastRequest {
   readonly #boundedLoad: number
-  /** For requests without a key. */
-  readonly #keyless: LeastRequest
-  #panic = false
 
   constructor(options: HashOptions) {
-    this.#candidates = new Candidates(options)
+    super(options)
     this.#boundedLoad = Math.max(1, options.boundedLoad ?? 1.25)
-    this.#keyless = new LeastRequest(options)
   }
 
-  get panic(): boolean {
-    return this.#panic
-  }
-
-  pick(endpoints: readonly Endpoint[], x: PickContext, nowMs: number, exclude?: Exclude): Endpoint | undefined {
-    if (x.hashKey === '') {
-      const endpoint = this.#keyless.pick(endpoints, x, nowMs, exclude)
-      this.#panic = this.#keyless.panic
-      return endpoint
-    }
-    const candidates = this.#candidates
+  override pick(
+    endpoints: readonly Endpoint[],
+    x: PickContext,
+    nowMs: number,
+    exclude?: Exclude,
+  ): Endpoint | undefined {
+    if (x.hashKey === '') return super.pick(endpoints, x, nowMs, exclude)
+    const { candidates } = this
     const count = candidates.fill(endpoints, nowMs, exclude)
-    this.#panic = candidates.panic
     const { list, weights } = candidates
     if (count <= 1) return count === 1 ? list[0] : undefined
     let inFlight = 1

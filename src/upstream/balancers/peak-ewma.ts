@@ -2,29 +2,18 @@
 
 import type { Endpoint } from '../endpoint.ts'
 import { ewmaAt, isStale } from '../latency.ts'
-import type { Balancer, PickContext } from './balancer.ts'
-import { type BalancerOptions, Candidates, type Exclude } from './candidates.ts'
+import type { PickContext } from './balancer.ts'
+import { CandidateBalancer } from './candidate-balancer.ts'
+import type { Exclude } from './candidates.ts'
 import { pickCheaper } from './two-choices.ts'
 
 /** Below this, differences are noise of the clock and the loop: the load alone decides. */
 const FLOOR_MS = 0.1
 
-export class PeakEwma implements Balancer {
-  readonly #candidates: Candidates
-  readonly #random: () => number
-
-  constructor(options: BalancerOptions) {
-    this.#candidates = new Candidates(options)
-    this.#random = options.random ?? Math.random
-  }
-
-  get panic(): boolean {
-    return this.#candidates.panic
-  }
-
+export class PeakEwma extends CandidateBalancer {
   pick(endpoints: readonly Endpoint[], _x: PickContext, nowMs: number, exclude?: Exclude): Endpoint | undefined {
-    this.#candidates.fill(endpoints, nowMs, exclude)
-    return pickCheaper(this.#candidates, latencyCost, nowMs, this.#random)
+    this.candidates.fill(endpoints, nowMs, exclude)
+    return pickCheaper(this.candidates, latencyCost, nowMs, this.random)
   }
 }
 

@@ -4,25 +4,21 @@
  */
 
 import type { Endpoint } from '../endpoint.ts'
-import type { Balancer, PickContext } from './balancer.ts'
-import { type BalancerOptions, Candidates, type Exclude } from './candidates.ts'
+import type { PickContext } from './balancer.ts'
+import { CandidateBalancer } from './candidate-balancer.ts'
+import type { BalancerOptions, Exclude } from './candidates.ts'
 
-export class RoundRobin implements Balancer {
-  readonly #candidates: Candidates
+export class RoundRobin extends CandidateBalancer {
   /** Ties begin at a random endpoint, or all threads and gateways would start with the first one. */
   readonly #offset: number
 
   constructor(options: BalancerOptions) {
-    this.#candidates = new Candidates(options)
-    this.#offset = Math.floor((options.random ?? Math.random)() * 0x10000)
-  }
-
-  get panic(): boolean {
-    return this.#candidates.panic
+    super(options)
+    this.#offset = Math.floor(this.random() * 0x10000)
   }
 
   pick(endpoints: readonly Endpoint[], _x: PickContext, nowMs: number, exclude?: Exclude): Endpoint | undefined {
-    const candidates = this.#candidates
+    const candidates = this.candidates
     const count = candidates.fill(endpoints, nowMs, exclude)
     if (count <= 1) return count === 1 ? candidates.list[0] : undefined
     let best: Endpoint | undefined

@@ -8,35 +8,24 @@
  */
 
 import type { Endpoint } from '../endpoint.ts'
-import type { Balancer, PickContext } from './balancer.ts'
-import { type BalancerOptions, Candidates, type Exclude } from './candidates.ts'
+import type { PickContext } from './balancer.ts'
+import { CandidateBalancer } from './candidate-balancer.ts'
+import type { Exclude } from './candidates.ts'
 
 /** A report is believed this long. */
 const FRESH_MS = 2_000
 /** Places taken for free where nothing was reported: enough to be asked, not enough to be flooded. */
 const UNKNOWN_FREE = 16
 
-export class Slots implements Balancer {
-  readonly #candidates: Candidates
-  readonly #random: () => number
-
-  constructor(options: BalancerOptions) {
-    this.#candidates = new Candidates(options)
-    this.#random = options.random ?? Math.random
-  }
-
-  get panic(): boolean {
-    return this.#candidates.panic
-  }
-
+export class Slots extends CandidateBalancer {
   pick(endpoints: readonly Endpoint[], _x: PickContext, nowMs: number, exclude?: Exclude): Endpoint | undefined {
-    const candidates = this.#candidates
+    const candidates = this.candidates
     const count = candidates.fill(endpoints, nowMs, exclude)
     const { list, weights } = candidates
     if (count <= 1) return count === 1 ? list[0] : undefined
     if (candidates.uniform) {
-      const i = Math.floor(this.#random() * count)
-      let k = Math.floor(this.#random() * (count - 1))
+      const i = Math.floor(this.random() * count)
+      let k = Math.floor(this.random() * (count - 1))
       if (k >= i) k++
       const a = freeSlots(list[i]!, nowMs)
       const b = freeSlots(list[k]!, nowMs)
@@ -45,7 +34,7 @@ export class Slots implements Balancer {
       // By lot, with free × weight chances each: two draws out of unequal weights would starve the light ones.
       let total = 0
       for (let n = 0; n < count; n++) total += Math.max(0, freeSlots(list[n]!, nowMs)) * weights[n]!
-      let lot = this.#random() * total
+      let lot = this.random() * total
       for (let n = 0; n < count && total > 0; n++) {
         const chances = Math.max(0, freeSlots(list[n]!, nowMs)) * weights[n]!
         if (chances > 0 && lot < chances) return list[n]

@@ -13,6 +13,11 @@ import type { Candidates } from './candidates.ts'
 /** What one more exchange costs there. @param load requests in flight, plus one (or its random stand-in) */
 export type Cost = (endpoint: Endpoint, extra: number, nowMs: number) => number
 
+/** What `leastRequest` goes by, and who has nothing better. */
+export function load(endpoint: Endpoint, extra: number): number {
+  return endpoint.inFlight + extra
+}
+
 export function pickCheaper(
   candidates: Candidates,
   cost: Cost,
