@@ -8,7 +8,7 @@
 
 import { createHmac } from 'node:crypto'
 import type { Exchange } from '../exchange.ts'
-import { cookieValue } from './balancers/hash.ts'
+import { cookieValue } from '../http/cookie.ts'
 import type { SplitByConfig } from './config.ts'
 
 export interface SplitPart<T> {

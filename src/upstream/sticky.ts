@@ -8,7 +8,7 @@
  */
 
 import { createHmac } from 'node:crypto'
-import { cookieValue } from './balancers/hash.ts'
+import { cookieValue } from '../http/cookie.ts'
 import type { Endpoint } from './endpoint.ts'
 
 export interface StickyOptions {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { Exchange } from '../../../../src/exchange.ts'
-import { compileHashKey, cookieValue } from '../../../../src/upstream/balancers/hash.ts'
+import { compileHashKey } from '../../../../src/upstream/balancers/hash-key.ts'
 
 function exchange(over: object = {}): Exchange {
   const fields: Record<string, string> = { 'x-tenant': 'acme', cookie: 'a=1; sid=abc; b=2' }
@@ -41,20 +41,5 @@ describe('hash key', () => {
 
   it.each(['', 'IP', 'header:', 'body:x', 'cookie'])('"%s" is no key function', (text) => {
     expect(compileHashKey(text)).toBeUndefined()
-  })
-})
-
-describe('cookie value', () => {
-  it.each([
-    ['sid=1', '1'],
-    ['xsid=0; sid=1', '1'],
-    ['sid=a=b', 'a=b'],
-    ['sid=', ''],
-    ['sid', ''],
-    [';; ;sid=1;', '1'],
-    ['', ''],
-    [undefined, ''],
-  ])('of sid in %j', (field, expected) => {
-    expect(cookieValue(field, 'sid')).toBe(expected)
   })
 })
