@@ -31,6 +31,10 @@ export interface RequestFrame {
   connectionNames: string[] | null
 }
 
+export function newFrame(): RequestFrame {
+  return { length: 0, authority: '', target: '', keepAlive: true, expectContinue: false, connectionNames: null }
+}
+
 /** Fills `frame` from the head; returns why the request is refused, or null. */
 export function frameRequest(head: MessageHead, frame: RequestFrame): HeadError | null {
   const length = requestLength(head)
@@ -40,10 +44,14 @@ export function frameRequest(head: MessageHead, frame: RequestFrame): HeadError 
   const host = head.indexOf(FIELD_ID.host)
   if (host >= 0 && head.indexOf(FIELD_ID.host, host + 1) >= 0) return bad('more than one Host field')
   if (host < 0 && head.minorVersion === 1) return bad('no Host field')
-  let authority = host < 0 ? '' : head.valueAt(host)
-  // What the connection's request before this one said has been checked.
-  const checked = authority !== '' && authority === frame.authority
-  if (host >= 0 && !checked && !isAuthority(authority)) return bad('the Host field is not valid')
+  let authority = ''
+  if (host >= 0 && frame.authority !== '' && head.valueIs(host, frame.authority)) {
+    authority = frame.authority // the connection's request before this one said the same, and that was valid
+  } else if (host >= 0) {
+    authority = head.valueAt(host)
+    if (!isAuthority(authority)) return bad('the Host field is not valid')
+    authority = interned(authority)
+  }
 
   const { method, target } = head
   if (method === 'CONNECT') return { kind: 'unsupported', detail: 'CONNECT is not supported' }
@@ -164,6 +172,23 @@ export function listTokens(value: string): string[] {
     if (token !== '') tokens.push(token)
   }
   return tokens
+}
+
+const authorities = new Map<string, string>()
+const MAX_AUTHORITIES = 256
+
+/**
+ * The same text for all connections to one host: what is remembered by it is then found by comparing pointers, and a
+ * connection that waits for its next request does not keep the last head, which the text was cut from.
+ */
+function interned(authority: string): string {
+  let text = authorities.get(authority)
+  if (text === undefined) {
+    text = Buffer.from(authority, 'latin1').toString('latin1')
+    if (authorities.size >= MAX_AUTHORITIES) authorities.clear()
+    authorities.set(text, text)
+  }
+  return text
 }
 
 /** RFC 9110 §7.2 uri-host [":" port]: a name or address, no userinfo, no path, never empty. */

@@ -362,6 +362,15 @@ export class MessageHead {
     return this.#text.slice(this.#fields[i * STRIDE + 2], this.#fields[i * STRIDE + 3])
   }
 
+  /** Whether field `i` has just this value: without making a string of it. */
+  valueIs(i: number, value: string): boolean {
+    const from = this.#fields[i * STRIDE + 2]!
+    if (this.#fields[i * STRIDE + 3]! - from !== value.length) return false
+    const text = this.#text
+    for (let k = 0; k < value.length; k++) if (text.charCodeAt(from + k) !== value.charCodeAt(k)) return false
+    return true
+  }
+
   /** Index of the first field with this id at or after `from`; -1 when there is none. */
   indexOf(id: number, from = 0): number {
     const fields = this.#fields

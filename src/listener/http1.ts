@@ -9,7 +9,7 @@ import { TLSSocket } from 'node:tls'
 import type { BodySink, BodySource, ClientStream, ForwardedFields, ListenerInfo, Tunnel } from '../exchange.ts'
 import { Exchange } from '../exchange.ts'
 import { ChunkedDecoder } from '../http1/chunked.ts'
-import { CHUNKED, frameRequest, type RequestFrame, UNTIL_CLOSE } from '../http1/framing.ts'
+import { CHUNKED, frameRequest, newFrame, UNTIL_CLOSE } from '../http1/framing.ts'
 import { HeadReader } from '../http1/head-reader.ts'
 import { type HeadError, NEED_MORE, PARSED } from '../http1/message-head.ts'
 import { Outbox } from '../http1/outbox.ts'
@@ -47,14 +47,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
   readonly #socket: Socket
   readonly #outbox: Outbox
   readonly #reader = new HeadReader('request')
-  readonly #frame: RequestFrame = {
-    length: 0,
-    authority: '',
-    target: '',
-    keepAlive: true,
-    expectContinue: false,
-    connectionNames: null,
-  }
+  readonly #frame = newFrame()
   readonly #body: RequestBody
   #state = IDLE
   #exchange: Exchange | null = null

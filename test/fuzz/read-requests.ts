@@ -1,7 +1,7 @@
 /** Reads a connection's bytes by the codec alone, as a listener does: head, framing, body, and the next one. */
 
 import { ChunkedDecoder } from '../../src/http1/chunked.ts'
-import { CHUNKED, frameRequest, type RequestFrame } from '../../src/http1/framing.ts'
+import { CHUNKED, frameRequest, newFrame } from '../../src/http1/framing.ts'
 import { HeadReader } from '../../src/http1/head-reader.ts'
 import { type HeadLimits, NEED_MORE, PARSED } from '../../src/http1/message-head.ts'
 
@@ -32,7 +32,7 @@ export const LIMITS: HeadLimits = { headBytes: 2048, fields: 12, targetBytes: 64
 export function readRequests(pieces: readonly Uint8Array[], limits: HeadLimits = LIMITS): ReadResult {
   const reader = new HeadReader('request')
   const decoder = new ChunkedDecoder()
-  const frame = {} as RequestFrame
+  const frame = newFrame()
   const result: ReadResult = { requests: [], error: '', errorAt: -1, closed: false }
   let current: ReadRequest | undefined
   let left = 0

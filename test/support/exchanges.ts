@@ -2,7 +2,7 @@
 
 import type { ClientStream } from '../../src/exchange.ts'
 import { Exchange } from '../../src/exchange.ts'
-import { frameRequest, type RequestFrame } from '../../src/http1/framing.ts'
+import { frameRequest, newFrame } from '../../src/http1/framing.ts'
 import { headFromText } from '../../src/http1/message-head.ts'
 
 export interface FakeAnswer {
@@ -29,7 +29,7 @@ export function makeExchange(text: string, options: ExchangeOptions = {}): Excha
   const lines = text.split(/\r?\n/).filter((line) => line !== '')
   if (!lines.some((line) => /^host:/i.test(line)) && !lines[0]!.endsWith('HTTP/1.0')) lines.splice(1, 0, 'Host: a.test')
   const head = headFromText('request', `${lines.join('\r\n')}\r\n\r\n`)
-  const frame = {} as RequestFrame
+  const frame = newFrame()
   const error = frameRequest(head, frame)
   if (error !== null) throw new Error(error.detail)
   const x = new Exchange(head, fakeClient(options), 0)

@@ -8,6 +8,7 @@ import {
   frameResponse,
   isAuthority,
   listTokens,
+  newFrame,
   parseLength,
   type RequestFrame,
   UNTIL_CLOSE,
@@ -29,6 +30,28 @@ function frame(text: string): { error: string | undefined; frame: RequestFrame }
 
 const request = (fields: string, line = 'POST / HTTP/1.1') => frame(`${line}\r\n${fields}\r\n`)
 const post = (fields: string) => request(`Host: a.test\r\n${fields}\r\n`)
+
+describe('the Host of a connection that has asked before', () => {
+  const next = (fields: string) => {
+    const own = newFrame()
+    expect(frameRequest(headFromText('request', 'GET / HTTP/1.1\r\nHost: a.test\r\n\r\n'), own)).toBeNull()
+    const error = frameRequest(headFromText('request', `GET / HTTP/1.1\r\n${fields}\r\n`), own)
+    return error === null ? own.authority : error.kind
+  }
+
+  it.each([
+    ['Host: a.test\r\n', 'a.test'],
+    ['Host: A.test\r\n', 'A.test'],
+    ['Host: b.test\r\n', 'b.test'],
+    ['Host: a.tes\r\n', 'a.tes'],
+    ['Host: a.test \r\n', 'a.test'],
+    ['Host:\r\n', 'bad'],
+    ['Host: a tes\r\n', 'bad'],
+    ['Host: a/test\r\n', 'bad'],
+    ['Host: a.test\r\nHost: a.test\r\n', 'bad'],
+    ['', 'bad'],
+  ])('%j', (fields, expected) => expect(next(fields)).toBe(expected))
+})
 
 describe('the length of a request', () => {
   it.each([
