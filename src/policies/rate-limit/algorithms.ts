@@ -87,13 +87,7 @@ export function createRule(
  * Kept as the debt in units at a moment instead of as a theoretical arrival time (= moment + debt × interval): whole units
  * are added without rounding, so that exactly `burst` pass at once even where an interval is less than a microsecond.
  */
-export function gcra(
-  state: LimiterState,
-  nowMs: number,
-  rule: LimiterRule,
-  operation: Operation,
-  out: Decision,
-): number {
+export const gcra: Step = (state, nowMs, rule, operation, out) => {
   const { intervalMs, burst, cost } = rule
   let debt = state.a + state.b / FRACTION
   let at = state.time
@@ -128,13 +122,7 @@ export function gcra(
  * Fixed window: at most `limit` units in each window. A window begins with the first request after the last one ended,
  * so windows of different keys do not end together. Across the border of two, up to 2 × limit in one window's time.
  */
-export function fixedWindow(
-  state: LimiterState,
-  nowMs: number,
-  rule: LimiterRule,
-  operation: Operation,
-  out: Decision,
-): number {
+export const fixedWindow: Step = (state, nowMs, rule, operation, out) => {
   const { windowMs, limit, cost } = rule
   let start = state.time
   let count = state.a
@@ -146,20 +134,19 @@ export function fixedWindow(
     start = nowMs // the count stays, the wait does not grow
     setBack = true
   }
-  const endMs = start + windowMs - nowMs
   if (operation === GIVE_BACK) {
     if (count === 0) return -1
-    state.time = start
-    state.a = count > cost ? count - cost : 0
-    return start + windowMs
+    count = count > cost ? count - cost : 0
+  } else {
+    const endMs = start + windowMs - nowMs
+    const allowed = count + cost <= limit
+    if (allowed && operation === TAKE) count += cost
+    out.allowed = allowed
+    out.remaining = limit > count ? limit - count : 0
+    out.resetMs = count === 0 ? 0 : endMs
+    out.retryAfterMs = allowed ? 0 : endMs
+    if (operation === PEEK || (!allowed && !setBack)) return -1
   }
-  const allowed = count + cost <= limit
-  if (allowed && operation === TAKE) count += cost
-  out.allowed = allowed
-  out.remaining = limit > count ? limit - count : 0
-  out.resetMs = count === 0 ? 0 : endMs
-  out.retryAfterMs = allowed ? 0 : endMs
-  if (operation === PEEK || (!allowed && !setBack)) return -1
   state.time = start
   state.a = count
   return start + windowMs
@@ -171,13 +158,7 @@ export function fixedWindow(
  * the whole previous count came at its end, so under 2 × limit in any window, and at most limit in each aligned one.
  * Windows are aligned to the clock.
  */
-export function slidingWindow(
-  state: LimiterState,
-  nowMs: number,
-  rule: LimiterRule,
-  operation: Operation,
-  out: Decision,
-): number {
+export const slidingWindow: Step = (state, nowMs, rule, operation, out) => {
   const { windowMs, limit, cost } = rule
   let start = state.time
   let current = state.a
@@ -196,27 +177,24 @@ export function slidingWindow(
       setBack = true
     } else now = start
   }
-  const elapsed = now - start
   if (operation === GIVE_BACK) {
     if (current === 0) return -1
-    state.time = start
-    state.a = current > cost ? current - cost : 0
-    state.b = previous
-    return start + 2 * windowMs
+    current = current > cost ? current - cost : 0
+  } else {
+    const elapsed = now - start
+    const weighted = previous * (1 - elapsed / windowMs)
+    const allowed = weighted + current + cost <= limit + 1e-9
+    if (allowed && operation === TAKE) current += cost
+    out.allowed = allowed
+    out.remaining = Math.max(Math.floor(limit - weighted - current + 1e-9), 0)
+    out.resetMs = current > 0 ? start + 2 * windowMs - now : previous > 0 ? windowMs - elapsed : 0
+    out.retryAfterMs = allowed
+      ? 0
+      : current + cost <= limit
+        ? (1 - (limit - cost - current) / previous) * windowMs - elapsed // the previous window fades enough
+        : windowMs - elapsed + (1 - (limit - cost) / current) * windowMs // the current one must first become the previous
+    if (operation === PEEK || (!allowed && !setBack)) return -1
   }
-  const weighted = previous * (1 - elapsed / windowMs)
-  const allowed = weighted + current + cost <= limit + 1e-9
-  if (allowed && operation === TAKE) current += cost
-  const left = Math.floor(limit - weighted - current + 1e-9)
-  out.allowed = allowed
-  out.remaining = Math.max(left, 0)
-  out.resetMs = current > 0 ? start + 2 * windowMs - now : previous > 0 ? windowMs - elapsed : 0
-  out.retryAfterMs = allowed
-    ? 0
-    : current + cost <= limit
-      ? (1 - (limit - cost - current) / previous) * windowMs - elapsed // the previous window fades enough
-      : windowMs - elapsed + (1 - (limit - cost) / current) * windowMs // the current one must first become the previous
-  if (operation === PEEK || (!allowed && !setBack)) return -1
   state.time = start
   state.a = current
   state.b = previous
