@@ -1,7 +1,12 @@
 /** What TLS and HTTP/2 cost beside nginx: CPU per request under h2load, each protocol by itself, round after round. */
 
 import { execFile } from 'node:child_process'
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import type { IncomingMessage } from 'node:http'
+import { connect, type IncomingHttpHeaders } from 'node:http2'
+import { get } from 'node:https'
+import { text } from 'node:stream/consumers'
 import { promisify } from 'node:util'
 import { Certificates } from '../test/support/certificates.ts'
 import { startGateway } from '../test/support/gateway.ts'
@@ -16,6 +21,7 @@ import {
   nginxUpstream,
   PROXY_CORE,
   type Running,
+  SMALL_JSON,
   startNginx,
   startUpstream,
 } from './harness/subjects.ts'
@@ -38,13 +44,39 @@ const PROTOCOLS: Protocol[] = [
   { name: 'HTTP/2 by prior knowledge', scheme: 'http', listen: 'http2', h2load: ['-c', '8', '-m', '8'] },
 ]
 
+/** What one request is answered with: status and whole body. */
+async function answerTo(url: string, { name, h2load }: Protocol): Promise<string> {
+  const options = { rejectUnauthorized: false } // the certificate is of a CA of this run
+  if (h2load.includes('--h1')) {
+    const sent = get(url, { ...options, agent: false })
+    const [response] = (await once(sent, 'response')) as [IncomingMessage]
+    return `${response.statusCode} ${await text(response)}`
+  }
+  const session = connect(url, options)
+  try {
+    const stream = session.request({ ':path': '/' })
+    session.on('error', (error) => stream.destroy(new Error(`${name}: ${error.message}`)))
+    const [fields] = (await once(stream, 'response')) as [IncomingHttpHeaders]
+    return `${fields[':status']} ${await text(stream)}`
+  } finally {
+    session.destroy()
+  }
+}
+
+async function check(url: string, protocol: Protocol): Promise<void> {
+  const answer = await answerTo(url, protocol)
+  if (answer !== `200 ${SMALL_JSON}`) throw new Error(`${protocol.name}: ${url} answered ${answer.slice(0, 200)}`)
+}
+
 /** CPU µs per request, and requests per second. */
 async function load(running: Running, protocol: Protocol, seconds: number): Promise<{ us: number; rate: number }> {
   const url = `${protocol.scheme}://127.0.0.1:${running.port}/`
+  await check(url, protocol)
   const before = usageOfTree(running.pid)
   const args = ['-c', `${LOAD_CORE}`, findOnPath('h2load')!, '-D', `${seconds}`, ...protocol.h2load, url]
   const { stdout } = await run('taskset', args)
   const after = usageOfTree(running.pid)
+  await check(url, protocol)
   const counts = /requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed/.exec(stdout)
   const requests = Number(counts?.[2])
   if (!(requests > 0) || counts?.[3] !== '0') throw new Error(`h2load on ${url}:\n${stdout}`)

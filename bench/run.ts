@@ -77,17 +77,19 @@ for (const name of positionals.length > 0 ? positionals : known) {
   }
   for (const verdict of own) printVerdict(verdict)
   verdicts.push(...own.map((verdict): [string, Verdict] => [name, verdict]))
+  writeJson()
 }
 console.log(`\nall goals, after ${((performance.now() - startedMs) / 60_000).toFixed(1)} minutes`)
 printMachine(options)
 printVerdicts(verdicts)
-if (values.json !== undefined) {
-  writeFileSync(
-    values.json,
-    `${JSON.stringify({ date: new Date().toISOString(), machine: machine(), options, answers }, null, 2)}\n`,
-  )
-}
 process.exitCode = verdicts.some(([, { met }]) => met === false) ? 1 : 0
+
+/** After each question: a run that is broken off keeps what it has. */
+function writeJson(): void {
+  if (values.json === undefined) return
+  const run = { date: new Date().toISOString(), machine: machine(), options, answers, verdicts }
+  writeFileSync(values.json, `${JSON.stringify(run, null, 2)}\n`)
+}
 
 function wholeNumber(text: string, name: string): number {
   const value = Number(text)

@@ -39,10 +39,10 @@ export interface Comparison {
   /** The service behind; default an nginx that answers the small JSON. */
   upstream?(): Promise<Running>
   /**
-   * So long the load runs before it is measured, for what opening connections costs not to count. The requests of the
-   * time measured are counted by the upstream then, which must be the default one.
+   * The load is measured once every connection has had some answers, for what opening them costs not to count. The requests
+   * of the time measured are counted by the upstream then, which must be the default one.
    */
-  settleSeconds?: number
+  settled?: boolean
 }
 
 export interface RunOptions {
@@ -89,6 +89,11 @@ export interface ComparisonResult {
 const WARM_UP_SECONDS = 2
 /** From here on wrk's count of whole answers is too coarse: those cut off at the end were paid for too. */
 const LARGE_BYTES = 64 * 1024
+/** A load has settled after this time, when each connection has had so many answers on average. */
+const SETTLE_MS = 1000
+const SETTLED_ANSWERS = 4
+const SETTLED_WITHIN_SECONDS = 60
+const SETTLE_LOOK_MS = 100
 /** Between two answers that are compared whole while the load runs. */
 const LOOK_EVERY_MS = 250
 
@@ -193,7 +198,7 @@ async function measure(
   upstreamPort: number,
 ): Promise<Sample> {
   const url = urlOf(subject, running)
-  const { headers = {}, request, settleSeconds } = comparison
+  const { headers = {}, request, settled = false } = comparison
   const connections = subject.connections ?? comparison.connections ?? 64
   const look = () => check(subject.name, url, comparison)
   const size = await look()
@@ -201,20 +206,20 @@ async function measure(
   let before = usageOfTree(running.pid)
   let after = before
   let counted = 0
+  const stop = new AbortController()
   const window = async (): Promise<void> => {
-    if (settleSeconds === undefined) return
-    await pause(settleSeconds * 1000)
+    await settle(subject.name, upstreamPort, connections)
     before = usageOfTree(running.pid)
     const from = await requestsOfUpstream(upstreamPort)
     await pause(seconds * 1000)
     after = usageOfTree(running.pid)
     counted = (await requestsOfUpstream(upstreamPort)) - from
+    stop.abort()
   }
-  // A second more than is measured: the window lies within the load.
-  const duration = settleSeconds === undefined ? seconds : settleSeconds + seconds + 1
-  const load = runWrk({ url, headers, seconds: duration, connections, core: LOAD_CORE, request })
+  const duration = settled ? SETTLED_WITHIN_SECONDS + seconds + 1 : seconds
+  const load = runWrk({ url, headers, seconds: duration, connections, core: LOAD_CORE, request, signal: stop.signal })
   const ended = load.then(() => {
-    if (settleSeconds === undefined) after = usageOfTree(running.pid)
+    if (!settled) after = usageOfTree(running.pid)
     return true
   })
   let looks = 0
@@ -224,13 +229,13 @@ async function measure(
       looks++
     }
   }
-  const [loaded] = await Promise.all([load, keepLooking(), window()])
+  const [loaded] = await Promise.all([load, keepLooking(), settled ? window() : undefined]).finally(() => stop.abort())
   checkLoad(subject.name, loaded, size, connections)
   await look()
 
   const whole = size > LARGE_BYTES ? loaded.bytes / size : loaded.requests
-  const requests = settleSeconds === undefined ? whole + looks : counted
-  const rate = settleSeconds === undefined ? whole / loaded.seconds : counted / seconds
+  const requests = settled ? counted : whole + looks
+  const rate = settled ? counted / seconds : whole / loaded.seconds
   return {
     userUs: ((after.userMs - before.userMs) * 1000) / requests,
     systemUs: ((after.systemMs - before.systemMs) * 1000) / requests,
@@ -241,6 +246,17 @@ async function measure(
     rssBytes: after.rssBytes,
     timeouts: loaded.timeouts,
   }
+}
+
+/** Resolves when the load has run for a while and its connections have had some answers each. */
+async function settle(name: string, upstreamPort: number, connections: number): Promise<void> {
+  const from = await requestsOfUpstream(upstreamPort)
+  for (let ms = 0; ms < SETTLED_WITHIN_SECONDS * 1000; ms += SETTLE_LOOK_MS) {
+    await pause(SETTLE_LOOK_MS)
+    const had = (await requestsOfUpstream(upstreamPort)) - from
+    if (ms >= SETTLE_MS && had >= connections * SETTLED_ANSWERS) return
+  }
+  throw new Error(`${name}: ${connections} connections had no answers in ${SETTLED_WITHIN_SECONDS} s`)
 }
 
 /** One whole answer must be right; gives its size in bytes as sent, head included. */

@@ -18,6 +18,8 @@ export interface LoadOptions {
   headers: Record<string, string>
   core: number
   request?: RequestShape
+  /** Ends the load before its time. */
+  signal?: AbortSignal
 }
 
 export interface LoadResult {
@@ -69,10 +71,12 @@ export async function runWrk(options: LoadOptions): Promise<LoadResult> {
     for (const [name, value] of Object.entries(options.headers)) args.push('-H', `${name}: ${value}`)
     const output = await new Promise<string>((resolve, reject) => {
       const timeout = (options.seconds + 15) * 1000
-      execFile('taskset', [...args, options.url], { timeout }, (error, stdout, stderr) => {
+      const wrk = execFile('taskset', [...args, options.url], { timeout }, (error, stdout, stderr) => {
         if (error) reject(new Error(`wrk failed: ${stderr || stdout || error.message}`))
         else resolve(stdout)
       })
+      // At SIGINT wrk ends the load and prints its figures.
+      options.signal?.addEventListener('abort', () => wrk.kill('SIGINT'), { once: true })
     })
     const line = output.split('\n').find((text) => text.startsWith('{"requests"'))
     if (line === undefined) throw new Error(`wrk printed no figures:\n${output}`)
