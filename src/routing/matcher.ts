@@ -43,7 +43,8 @@ export class Matcher {
     this.methods = config.methods === undefined ? null : new Set(config.methods)
     if (config.methods?.includes('GET')) (this.methods as Set<string>).add('HEAD')
     this.#hosts = config.host === undefined || config.host.includes('*') ? null : config.host.map(parseHostPattern)
-    this.#path = compilePath(config)
+    const test = compilePath(config)
+    this.#path = test && ((path) => test(path) || (path.includes(PARAMETERS) && test(withoutParameters(path))))
     this.#headers = compileConditions(config.headers)
     this.#query = compileConditions(config.query)
   }
@@ -98,6 +99,16 @@ export function splitAuthority(authority: string): { name: string; port: string 
   const hasPort = colon > authority.lastIndexOf(']')
   const name = hasPort ? authority.slice(0, colon) : authority
   return { name: name.endsWith('.') ? name.slice(0, -1) : name, port: hasPort ? authority.slice(colon + 1) : '' }
+}
+
+export const PARAMETERS = ';'
+
+/**
+ * The path as many services read it, dropping the parameters of its segments (RFC 3986 §3.3). What is decided about
+ * `/private` is decided about `/private;x` and `/;x/private` as well; they are forwarded as they came.
+ */
+export function withoutParameters(path: string): string {
+  return path.replace(/;[^/]*/g, '').replace(/\/{2,}/g, '/')
 }
 
 function compilePath(config: MatchConfig): ((path: string) => boolean) | null {

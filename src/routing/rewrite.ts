@@ -2,16 +2,18 @@
 
 import type { RouteConfig } from '../config/schema.ts'
 import { literalPath, normalisePath } from '../http/path.ts'
-import { pathPattern } from './matcher.ts'
+import { PARAMETERS, pathPattern, withoutParameters } from './matcher.ts'
 
 /** Undefined when the path stays. */
 export function compileRewrite({ rewrite, match }: RouteConfig): ((path: string) => string) | undefined {
   if (rewrite === undefined) return undefined
   if (rewrite.prefix !== undefined) {
-    const matched = trimSlash(match.pathPrefix ?? '/').length
+    const matched = trimSlash(match.pathPrefix ?? '/')
     const prefix = trimSlash(literalPath(rewrite.prefix) ?? rewrite.prefix)
     return (path) => {
-      const rest = path.slice(matched)
+      // Where parameters stood in what was matched, they go with it.
+      const known = path.startsWith(matched) && (path.length === matched.length || path[matched.length] === '/')
+      const rest = (known ? path : withoutParameters(path)).slice(matched.length)
       return prefix + rest || '/'
     }
   }
@@ -19,7 +21,8 @@ export function compileRewrite({ rewrite, match }: RouteConfig): ((path: string)
   const pattern = pathPattern(match.pathTemplate, match.pathRegex)
   if (pattern === null) return () => target
   return (path) => {
-    const groups = pattern.exec(path)?.groups ?? {}
+    const found = pattern.exec(path) ?? (path.includes(PARAMETERS) ? pattern.exec(withoutParameters(path)) : null)
+    const groups = found?.groups ?? {}
     const rewritten = target.replaceAll(/\{(\w+)\}/g, (whole, name: string) =>
       name in groups ? (groups[name] ?? '') : whole,
     )

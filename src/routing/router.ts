@@ -4,7 +4,7 @@
  */
 
 import type { MatchConfig } from './config.ts'
-import { Matcher, type MatchInput, specificity } from './matcher.ts'
+import { Matcher, type MatchInput, PARAMETERS, specificity, withoutParameters } from './matcher.ts'
 
 export interface RouteMatch<R> {
   readonly route: R | undefined
@@ -34,8 +34,10 @@ export class Router<R extends { readonly match: MatchConfig }> {
   }
 
   find(input: MatchInput): RouteMatch<R> {
-    const exact = this.#exact.get(input.path) ?? NONE
-    const bySegment = this.#bySegment.get(firstSegment(input.path)) ?? NONE
+    const { path } = input
+    const plain = path.includes(PARAMETERS) ? withoutParameters(path) : path
+    const exact = plain === path ? (this.#exact.get(path) ?? NONE) : this.#exactOf(path, plain)
+    const bySegment = this.#bySegment.get(firstSegment(plain)) ?? NONE
     const others = this.#others
     let i = 0
     let j = 0
@@ -59,6 +61,10 @@ export class Router<R extends { readonly match: MatchConfig }> {
     }
     return { route: undefined, allow: allow === null ? null : [...allow] }
   }
+
+  #exactOf(path: string, plain: string): readonly number[] {
+    return [...(this.#exact.get(path) ?? NONE), ...(this.#exact.get(plain) ?? NONE)].sort((a, b) => a - b)
+  }
 }
 
 export function sortBySpecificity<R extends { readonly match: MatchConfig }>(routes: readonly R[]): R[] {
@@ -77,7 +83,7 @@ function compare(a: readonly number[], b: readonly number[]): number {
 function literalFirstSegment(match: MatchConfig): string | undefined {
   const path = match.pathPrefix ?? match.pathTemplate
   if (path === undefined || path === '/') return undefined
-  const segment = firstSegment(path)
+  const segment = firstSegment(withoutParameters(path))
   return segment.includes('{') || segment === '' ? undefined : segment
 }
 

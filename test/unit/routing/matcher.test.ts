@@ -24,6 +24,11 @@ describe('path', () => {
   it.each([
     [{ path: '/a' }, ['/a'], ['/', '/a/', '/ab', '/A', '/a/b']],
     [{ path: '/' }, ['/'], ['/a']],
+    [{ path: '/a/b' }, ['/a/b;x', '/a;x=1/b', '/;x/a/b', '/a;/;/b'], ['/a;x/c', '/a/b;x/c', '/a/;b', '/ab;']],
+    [{ path: '/a;x=1' }, ['/a;x=1'], ['/a', '/a;x=2']],
+    [{ pathPrefix: '/a/b' }, ['/a/b;x', '/a/b;x/c;y', '/a;x/b/c', '/;/a/b'], ['/a;x', '/a/bc;x', '/;a/b']],
+    [{ pathTemplate: '/u/{id}' }, ['/u/1;x', '/u;x/1'], ['/u;x', '/v;x/1']],
+    [{ pathRegex: '/r/\\d+' }, ['/r/1;x', '/r;x/1'], ['/r/a;1']],
     [{ path: '/café' }, ['/caf%C3%A9'], ['/cafe']],
     [{ path: '/x/../%7e' }, ['/~'], ['/x/../%7e']],
     [{ pathPrefix: '/a' }, ['/a', '/a/', '/a/b/c'], ['/', '/ab', '/A', '/b/a']],

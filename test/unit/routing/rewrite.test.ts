@@ -26,6 +26,10 @@ describe('a prefix takes the place of what was matched', () => {
     ['/', '/v1', '/x', '/v1/x'],
     ['/api', '/%7e/é', '/api/x', '/~/%C3%A9/x'],
     ['/%7e', '/x', '/~/y', '/x/y'],
+    ['/api', '/', '/api;v=1', '/'],
+    ['/api', '/', '/api;v=1/x', '/x'],
+    ['/api', '/orders', '/api/x;v=1', '/orders/x;v=1'],
+    ['/api/v1', '/orders', '/api;a/v1;b/x', '/orders/x'],
   ])('%s → %s: %s becomes %s', (pathPrefix, prefix, path, expected) => {
     expect(rewritten({ pathPrefix }, { prefix }, path)).toBe(expected)
   })

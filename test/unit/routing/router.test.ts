@@ -67,7 +67,7 @@ describe('whatever the routes and the request', () => {
     )
     .map(({ path, ...rest }) => ({ ...path, ...rest }))
   const path = fc
-    .array(fc.constantFrom('a', 'b', 'api', 'c', '~', ''), { maxLength: 4 })
+    .array(fc.constantFrom('a', 'b', 'api', 'c', '~', '', 'a;x', ';'), { maxLength: 4 })
     .map((parts) => `/${parts.join('/')}`.replaceAll(/\/+/g, '/'))
   const wanted = fc
     .tuple(
