@@ -31,7 +31,8 @@ on the first line of the file.
 - A **duration** carries its unit: \`500ms\`, \`30s\`, \`5m\`, \`1h\`, \`1d\`; \`0\` means off. A **size** is \`64KiB\`, \`10MB\`, or a whole number of
   bytes. A **percentage** is \`50%\` or \`50\`.
 - \`\${NAME}\` and \`\${NAME:-default}\` come from the environment, \`\${file:/run/secrets/x}\` from a file.
-- An unknown key is an error. What has no default is off, or need not be given; **required** keys say so.
+- An unknown key is an error. What has no default is off, or need not be given; **required** keys say so. A block whose default is
+  \`{}\` is there with the defaults of its keys, written or not.
 - \`[]\` stands for each entry of a list, \`NAME\` for a name that you choose.
 `
 
@@ -42,32 +43,82 @@ interface Row {
   readonly meaning: string
 }
 
+/** A block with as many keys has a table of its own. */
+const OWN_TABLE = 4
+/** A longer one would leave the meaning no room. */
+const LONGEST_DEFAULT = 60
+
 export function referencePage(): string {
   const schema = jsonSchema() as { properties: Record<string, Json>; required: string[] }
+  const contents: string[] = []
   const sections = Object.entries(schema.properties).map(([key, node]) => {
     const rows: Row[] = []
     addRows(rows, node, '', [key])
-    const meaning = text(node['description'])
-    const own = rows.length === 0 || typeof node['type'] === 'string'
-    const type = own ? describeType(node) : ''
+    const fallback = defaultOf([key], node)
     const facts = [
       ...(schema.required.includes(key) ? ['**required**'] : []),
-      ...(rows.length === 0
-        ? [type, ...(defaultOf([key], node) === '' ? [] : [`default ${defaultOf([key], node)}`])]
-        : []),
+      ...(rows.length === 0 ? [describeType(node), ...(fallback === '' ? [] : [`default ${fallback}`])] : []),
     ]
-    const head = `## ${key}\n\n${meaning}${facts.length > 0 ? ` (${facts.join(', ')})` : ''}\n`
-    if (rows.length === 0) return head
-    const table = rows.map((row) => `| ${[code(row.key), row.type, row.fallback, row.meaning].map(cell).join(' | ')} |`)
-    return `${head}\n| key | type | default | meaning |\n|---|---|---|---|\n${table.join('\n')}\n`
+    const parts = tables(key, rows)
+    contents.push(`- ${[key, ...parts.slice(1).map(({ title }) => title)].map(link).join(' · ')}`)
+    const head = `## ${key}\n\n${text(node['description'])}${facts.length > 0 ? ` (${facts.join(', ')})` : ''}\n`
+    const entry = parts[0] !== undefined && parts[0].title !== key ? `The keys of \`${parts[0].title}\`:\n\n` : ''
+    const shown = parts.map(({ title, table }, i) => (i === 0 ? entry + table : `### ${title}\n\n${table}`))
+    return [head, ...shown].join('\n')
   })
-  return `${INTRO}\n${sections.join('\n')}`
+  return `${INTRO}\nThe blocks:\n\n${contents.join('\n')}\n\n${sections.join('\n')}`
+}
+
+/** A table of the rows, and one for each large block among them. */
+function tables(title: string, rows: readonly Row[]): { title: string; table: string }[] {
+  if (rows.length === 0) return []
+  // Entries of one kind: their keys need not repeat that.
+  const entries = ['[].', 'NAME.'].find((prefix) => rows.every(({ key }) => key.startsWith(prefix)))
+  if (entries !== undefined) {
+    const place = entries === '[].' ? `${title}[]` : `${title}.NAME`
+    const [own, ...others] = tables(
+      place,
+      rows.map((row) => ({ ...row, key: row.key.slice(entries.length) })),
+    )
+    return [{ title: place, table: own!.table }, ...others]
+  }
+  const lines: string[] = []
+  const others: { title: string; table: string }[] = []
+  for (let i = 0; i < rows.length; i++) {
+    const row = rows[i]!
+    const inside = rows
+      .slice(i + 1)
+      .filter(({ key }) => key.startsWith(`${row.key}.`) || key.startsWith(`${row.key}[].`))
+    let { type } = row
+    if (inside.length >= OWN_TABLE) {
+      const block = `${title}.${row.key}`
+      const parts = tables(
+        block,
+        inside.map((one) => ({ ...one, key: one.key.slice(row.key.length).replace(/^\./, '') })),
+      )
+      others.push(...parts)
+      type = type.replace(/\bblocks?\b/, (word) => `[${word}](#${slug(parts[0]!.title)})`)
+      i += inside.length
+    }
+    lines.push(`| ${[code(row.key), type, row.fallback, row.meaning].map(cell).join(' | ')} |`)
+  }
+  return [{ title, table: `| key | type | default | meaning |\n|---|---|---|---|\n${lines.join('\n')}\n` }, ...others]
+}
+
+function link(title: string): string {
+  return `[${title}](#${slug(title)})`
+}
+
+/** As GitHub makes it of a heading. */
+function slug(title: string): string {
+  return title.toLowerCase().replace(/[^a-z0-9-]/g, '')
 }
 
 /** The keys inside a node, in the order of the declarations. */
 function addRows(rows: Row[], node: Json, prefix: string, path: Path): void {
   const all = options(node)
   // One block or a list of such blocks: the keys are told once, as those of the list.
+  const alternatives = all.filter((option) => option['properties'] !== undefined).length > 1
   const listed = all.some((option) => option['items'] !== undefined && hasKeys(option['items'] as Json))
   for (const option of all) {
     if (listed && option['items'] === undefined) continue
@@ -78,8 +129,10 @@ function addRows(rows: Row[], node: Json, prefix: string, path: Path): void {
         const name = prefix === '' ? key : `${prefix}.${key}`
         if (rows.some((row) => row.key === name)) continue
         const at = [...path, key]
-        const fallback = required.includes(key) ? '**required**' : defaultOf(at, child)
-        rows.push({ key: name, type: describeType(child), fallback, meaning: text(child['description']) })
+        const fallback = required.includes(key) && !alternatives ? '**required**' : defaultOf(at, child)
+        const long = fallback.length > LONGEST_DEFAULT
+        const meaning = text(child['description']) + (long ? ` By default: ${fallback}.` : '')
+        rows.push({ key: name, type: describeType(child), fallback: long ? 'some' : fallback, meaning })
         addRows(rows, child, name, at)
       }
     }
@@ -113,7 +166,8 @@ function describeType(node: Json): string {
     if (type === 'object') {
       const values = option['additionalProperties'] as Json | false | undefined
       if (!values || Object.keys(values).length === 0) return 'block'
-      return hasKeys(values) ? 'blocks by name' : `${describeType(values)} by name`
+      const each = describeType(values)
+      return each === 'block' ? 'blocks by name' : `${each} by name`
     }
     if (type === 'integer') return 'whole number'
     if (type === 'boolean') return '`true`, `false`'
@@ -127,7 +181,11 @@ function describeType(node: Json): string {
   if (distinct[0] === 'percentage') return 'percentage'
   const [first, second] = distinct
   if (distinct.length === 2 && second?.replace(/blocks$/, 'block') === `list of ${first}`) return `one or a ${second}`
-  return distinct.join(' or ')
+  // Words to choose from are one list, whether they come one by one or together.
+  const words = distinct.filter((name) => name.startsWith('`'))
+  return [...(words.length > 0 ? [words.join(', ')] : []), ...distinct.filter((name) => !words.includes(name))].join(
+    ' or ',
+  )
 }
 
 /** As it would stand in the file. The declaration knows it, also where the JSON Schema cannot say it. */
@@ -139,7 +197,9 @@ function defaultOf(path: Path, node: Json): string {
     return code(asDuration(value))
   if (typeof value === 'number' && patterns.some((pattern) => pattern.includes(BYTES))) return code(asBytes(value))
   if (typeof value === 'object' && value !== null && Object.keys(value).length === 0)
-    return Array.isArray(value) ? 'none' : ''
+    return Array.isArray(value) || ('additionalProperties' in node && node['additionalProperties'])
+      ? 'none'
+      : code('{}')
   if (typeof value === 'object' && value !== null && !Array.isArray(value)) return ''
   if (Array.isArray(value) && value.some((entry) => typeof entry === 'object')) {
     return code(

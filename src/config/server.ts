@@ -43,7 +43,7 @@ const listenerTls = z
     ciphers: z
       .enum(['intermediate', 'modern'])
       .default('intermediate')
-      .describe('Cipher suites, as Mozilla recommends them. modern: those of TLS 1.3 alone.'),
+      .describe('Cipher suites, as Mozilla recommends them. `modern`: those of TLS 1.3 alone.'),
   })
   .describe('Serves HTTPS.')
 
@@ -53,7 +53,7 @@ const listener = z.strictObject({
   http2: z
     .boolean()
     .default(true)
-    .describe('HTTP/2 by ALPN, and by prior knowledge without TLS. false: the preface is answered 400.'),
+    .describe('HTTP/2 by ALPN, and by prior knowledge without TLS. `false`: the preface is answered 400.'),
   proxyProtocol: z
     .boolean()
     .default(false)

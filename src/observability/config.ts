@@ -25,7 +25,7 @@ export const loggingConfig = z.strictObject({
       only: z
         .enum(['all', 'errors', 'slow', 'none'])
         .default('all')
-        .describe('Which exchanges. slow: those over `slowerThan`, and errors.'),
+        .describe('Which exchanges. `slow`: those over `slowerThan`, and errors.'),
       slowerThan: duration().prefault('1s').describe('With `only: slow`.'),
       headers: z
         .array(fieldName())

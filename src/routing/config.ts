@@ -41,7 +41,7 @@ const condition = z.union(
     z.number().transform(String),
     z.strictObject({
       regex: regex().optional().describe('The whole value must match.'),
-      present: z.boolean().optional().describe('true: there, whatever its value; false: not there.'),
+      present: z.boolean().optional().describe('`true`: there, whatever its value; `false`: not there.'),
     }),
   ],
   { error: 'expected a value, { regex: … } or { present: true }' },
@@ -52,11 +52,11 @@ export const matchConfig = z
     host: oneOrMore(z.string().regex(HOST, { error: 'expected a host name, such as api.example.com or *.example.com' }))
       .transform((hosts) => hosts.map((host) => host.toLowerCase()))
       .optional()
-      .describe('Host names; `*.example.com` takes every name below example.com. Without a port any port matches.'),
+      .describe('Host names; `*.example.com` takes every name below `example.com`. Without a port any port matches.'),
     path: absolutePath().optional().describe('The whole path. Case-sensitive, after normalisation.'),
     pathPrefix: absolutePath()
       .optional()
-      .describe('Whole segments from the start: `/api` takes /api and /api/x, not /apix.'),
+      .describe('Whole segments from the start: `/api` takes `/api` and `/api/x`, not `/apix`.'),
     pathTemplate: literal(
       z
         .string()

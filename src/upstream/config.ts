@@ -118,7 +118,7 @@ const outlier = z.strictObject({
 const circuitBreaker = z.strictObject({
   errorRatio: z.number().gt(0).max(1).default(0.5).describe('Share of failures in the window that opens it, 0 to 1.'),
   minRequests: z.int().min(1).default(20).describe('Fewer requests in the window never open it.'),
-  window: duration().prefault('10s').describe('The window.'),
+  window: duration().prefault('10s').describe('The time that the shares are taken over.'),
   openFor: duration()
     .prefault('5s')
     .describe(
@@ -148,7 +148,7 @@ export const retryConfig = z.strictObject({
     .array(retryCondition)
     .default(['connectError', 'reset'])
     .describe(
-      'What is tried again: connectError, reset, timeout, or a status. Idempotent requests only, but for connectError.',
+      'What is tried again: `connectError`, `reset`, `timeout`, or a status. Idempotent requests only, but for `connectError`.',
     ),
   budgetPercent: percent()
     .prefault(20)
@@ -174,7 +174,7 @@ const upstreamTls = z.strictObject({
       "SHA-256 of the service's public key (SPKI), base64; one or several. The certificate must have one of them and still be valid.",
     ),
   serverName: z.string().min(1).optional().describe('Name sent as SNI and expected in the certificate.'),
-  verify: z.boolean().default(true).describe('false accepts any certificate: for tests alone.'),
+  verify: z.boolean().default(true).describe('`false` accepts any certificate: for tests alone.'),
   minVersion: z.enum(['TLSv1.2', 'TLSv1.3']).default('TLSv1.2').describe('Oldest TLS version that is spoken.'),
 })
 
@@ -190,9 +190,13 @@ export const upstreamConfig = z
       .enum(['roundRobin', 'leastRequest', 'peakEwma', 'hash', 'first'])
       .default('leastRequest')
       .describe(
-        'How an endpoint is chosen. leastRequest and peakEwma look at two at random; first: in order, the next when it is full or down.',
+        'How an endpoint is chosen. `leastRequest` and `peakEwma` look at two at random; `first`: in order, the next when it is full or down.',
       ),
-    hashKey: hashKey.default('ip').describe('With `balance: hash`: what is hashed.'),
+    hashKey: hashKey
+      .default('ip')
+      .describe(
+        'With `balance: hash`: what is hashed, one of `ip`, `subject`, `apiKey`, `path`, `uri`, `header:NAME`, `cookie:NAME`, `query:NAME`, `claim:NAME`.',
+      ),
     sticky: z
       .strictObject({
         cookie: z
@@ -234,7 +238,7 @@ export const upstreamConfig = z
     protocol: z
       .enum(['http1', 'h2'])
       .default('http1')
-      .describe('h2: HTTP/2, as gRPC needs it; without TLS by prior knowledge.'),
+      .describe('`h2`: HTTP/2, as gRPC needs it; without TLS by prior knowledge.'),
     critical: z
       .boolean()
       .default(false)

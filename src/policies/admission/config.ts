@@ -23,14 +23,14 @@ const limits = {
     .describe('Normal capacity as a share of `maxCCU`, rounded down: 5000 and 67 give 3350.'),
   workers: autoOr(1)
     .default('auto')
-    .describe('Most exchanges in service at the upstreams at once; auto: normal capacity. The rest waits.'),
-  maxQueue: autoOr(0).default('auto').describe('Waiting places; auto: `maxCCU` less `workers`. 0: nobody waits.'),
+    .describe('Most exchanges in service at the upstreams at once; `auto`: normal capacity. The rest waits.'),
+  maxQueue: autoOr(0).default('auto').describe('Waiting places; `auto`: `maxCCU` less `workers`. 0: nobody waits.'),
   queueTimeout: duration().prefault('1s').describe('Longest wait for a place before the 503.'),
   discipline: z
     .enum(['fifo', 'lifo', 'adaptive'])
     .default('fifo')
     .describe(
-      'Who leaves the queue first. adaptive: fifo, but lifo and early drops (CoDel) while the queue does not empty.',
+      'Who leaves the queue first. `adaptive`: as `fifo`, but `lifo` and early drops (CoDel) while the queue does not empty.',
     ),
 }
 
@@ -45,8 +45,10 @@ const tier = z.strictObject({
 const perKey = z.strictObject({
   key: oneOrMore(subjectKey)
     .prefault('ip')
-    .describe('What is counted apart: ip, subject, apiKey, route, header:X, claim:X; a list combines them.'),
-  maxCCU: z.int().min(1).describe('Most exchanges in flight for one key; beyond it 503 with the reason CCU_KEY.'),
+    .describe(
+      'What is counted apart: `ip`, `subject`, `apiKey`, `route`, `header:NAME`, `claim:NAME`; a list combines them.',
+    ),
+  maxCCU: z.int().min(1).describe('Most exchanges in flight for one key; beyond it 503 with the reason `CCU_KEY`.'),
   maxKeys: z
     .int()
     .min(1)
@@ -69,15 +71,15 @@ const adaptive = z.strictObject({
   mode: z
     .enum(['enforce', 'shadow'])
     .default('enforce')
-    .describe('shadow: the moves are logged and shown, the limit stays at `workers`.'),
-  minWorkers: autoOr(1).default('auto').describe('The limit never falls below it; auto: a tenth of `workers`.'),
+    .describe('`shadow`: the moves are logged and shown, the limit stays at `workers`.'),
+  minWorkers: autoOr(1).default('auto').describe('The limit never falls below it; `auto`: a tenth of `workers`.'),
 })
 
 const codel = z.strictObject({
   target: duration()
     .prefault('5ms')
-    .describe('A queue whose shortest wait stays above it for an interval is overloaded.'),
-  interval: duration().prefault('100ms').describe('The interval.'),
+    .describe('A queue whose shortest wait stays above it for an `interval` is overloaded.'),
+  interval: duration().prefault('100ms').describe('How long the shortest wait is looked at.'),
 })
 
 const fleet = z.strictObject({
@@ -95,8 +97,10 @@ const fleet = z.strictObject({
   onPartition: z
     .enum(['floor', 'keep'])
     .default('floor')
-    .describe('Without Redis: floor falls to `floor`; keep stays at the last share, which may pass the sum.'),
-  floor: autoOr(0).default('auto').describe('The share without Redis; auto: `maxCCU` over the instances last seen.'),
+    .describe(
+      'Without Redis: `floor` falls to the key of that name; `keep` stays at the last share, with which the sum may pass the cap.',
+    ),
+  floor: autoOr(0).default('auto').describe('The share without Redis; `auto`: `maxCCU` over the instances last seen.'),
 })
 
 const pressure = z.strictObject({
@@ -126,7 +130,7 @@ export const admissionConfig = z
     mode: z
       .enum(['fixed', 'adaptive'])
       .default('fixed')
-      .describe('adaptive: the number in service follows the latency of the upstreams, at most `workers`.'),
+      .describe('`adaptive`: the number in service follows the latency of the upstreams, at most `workers`.'),
     adaptive: adaptive.prefault({}).describe('With `mode: adaptive`.'),
     codel: codel.prefault({}).describe('With `discipline: adaptive`.'),
     tiers: z
@@ -154,12 +158,12 @@ export const admissionConfig = z
       ),
     maxStreams: autoOr(0)
       .default('auto')
-      .describe('WebSockets, event streams and long HTTP/2 streams at once, in a pool of their own; auto: `maxCCU`.'),
+      .describe('WebSockets, event streams and long HTTP/2 streams at once, in a pool of their own; `auto`: `maxCCU`.'),
     promoteAfter: duration().prefault('10s').describe('Age at which an HTTP/2 stream moves to the pool of streams.'),
     deadlineHeader: fieldName()
       .optional()
       .describe(
-        'Request field with the time the client still has (`500ms`, `2s` or milliseconds): who cannot be served in it is refused at once. grpc-timeout is always read.',
+        'Request field with the time the client still has (`500ms`, `2s` or milliseconds): who cannot be served in it is refused at once. `grpc-timeout` is always read.',
       ),
     fleet: fleet.optional().describe('One cap for all instances. Absent: each has its own.'),
     pressure: pressure
@@ -182,6 +186,6 @@ export const admissionRouteConfig = z.strictObject({
   utilizationPercent: percent()
     .refine((value) => value > 0, { error: 'expected more than 0%' })
     .prefault(100)
-    .describe('Share of `maxCCU` in service when `workers` is auto.'),
+    .describe('Share of `maxCCU` in service when `workers` is `auto`.'),
 })
 export type AdmissionRouteConfig = z.output<typeof admissionRouteConfig>

@@ -47,7 +47,7 @@ export const jwksConfig = z.strictObject({
     .describe('Shortest time between two fetches that unknown key ids cause.'),
   staleFor: duration()
     .prefault('24h')
-    .describe('How long after cacheMaxAge the last good keys still verify while the endpoint fails.'),
+    .describe('How long after `cacheMaxAge` the last good keys still verify while the endpoint fails.'),
 })
 export type JwksConfig = z.output<typeof jwksConfig>
 
@@ -71,22 +71,26 @@ export const jwtConfig = z
     audience: oneOrMore(z.string().min(1))
       .optional()
       .describe('Accepted `aud`; one or a list. Absent: not checked, so a token for another service passes.'),
-    clockTolerance: duration().prefault('5s').describe('Allowed difference of clocks for exp, nbf and maxAge.'),
+    clockTolerance: duration().prefault('5s').describe('Allowed difference of clocks for `exp`, `nbf` and `maxAge`.'),
     maxAge: duration().optional().describe('Longest time since `iat`, which is then required.'),
     requiredClaims: z
       .record(z.string().min(1), claimRule)
       .default({})
-      .describe('Claims that must be there: an exact value, { contains } or { oneOf }. Dots reach into objects.'),
+      .describe(
+        'Claims that must be there, by name: an exact value, `{ contains: read }` or `{ oneOf: [a, b] }`. Dots reach into objects.',
+      ),
     forward: z
       .record(forwardName(), z.string().min(1))
       .default({})
-      .describe("Header to claim. The client's own header of that name is always dropped."),
+      .describe("Header to claim, such as `x-user-id: sub`. The client's own header of that name is always dropped."),
     tierClaim: z.string().min(1).optional().describe('Claim that names the admission and limit tier.'),
     from: z
       .array(z.string().regex(SOURCE, { error: 'expected header, header:NAME, cookie:NAME or query:NAME' }))
       .min(1)
       .default(['header'])
-      .describe('Where the token is looked for, in order. `header` is `Authorization: Bearer`.'),
+      .describe(
+        'Where the token is looked for, in order: `header` (`Authorization: Bearer`), `header:NAME`, `cookie:NAME`, `query:NAME`.',
+      ),
     strip: z.boolean().default(false).describe('Removes the token from what goes upstream.'),
   })
   .superRefine((jwt, context) => {
@@ -137,7 +141,7 @@ export const apiKeysConfig = z
   .strictObject({
     header: fieldName()
       .optional()
-      .describe('Header that carries the key. Default, without query and cookie: X-API-Key.'),
+      .describe('Header that carries the key. Default, without `query` and `cookie`: `X-API-Key`.'),
     query: z
       .string()
       .regex(/^[A-Za-z0-9_.~-]+$/, { error: 'expected a query parameter name' })
@@ -186,7 +190,7 @@ export const authRouteConfig = {
     .enum(['required', 'any', 'optional'])
     .default('required')
     .describe(
-      'required: all that jwt and apiKey name; any: one of them; optional: none is needed, but what is sent must be valid.',
+      '`required`: all that `jwt` and `apiKey` name; `any`: one of them; `optional`: none is needed, but what is sent must be valid.',
     ),
 }
 export type AuthRouteConfig = z.output<z.ZodObject<typeof authRouteConfig>>

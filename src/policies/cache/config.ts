@@ -71,7 +71,7 @@ export const cacheRouteConfig = z.strictObject({
     .default(0)
     .describe(
       'After its freshness an answer is still served for so long while a new one is fetched (RFC 5861). As with the other ' +
-        'two: not where the origin says no-cache, must-revalidate, proxy-revalidate or s-maxage; its own directives go first.',
+        'two: not where the origin says `no-cache`, `must-revalidate`, `proxy-revalidate` or `s-maxage`; its own directives go first.',
     ),
   staleIfError: duration()
     .default(0)
@@ -86,7 +86,7 @@ export const cacheRouteConfig = z.strictObject({
     .boolean()
     .default(true)
     .describe(
-      'false: `ttl` replaces the freshness that the origin gives; private, no-store and Set-Cookie still count.',
+      '`false`: `ttl` replaces the freshness that the origin gives; `private`, `no-store` and `Set-Cookie` still count.',
     ),
   methods: z
     .array(z.enum(['GET', 'HEAD']))

@@ -11,6 +11,6 @@ export const cidr = () =>
 
 export const ipRouteConfig = {
   ipAllow: z.array(cidr()).default([]).describe('Only these client addresses may pass; empty: all.'),
-  ipDeny: z.array(cidr()).default([]).describe('These client addresses may not pass, even when ipAllow names them.'),
+  ipDeny: z.array(cidr()).default([]).describe('These client addresses may not pass, even when `ipAllow` names them.'),
 }
 export type IpRouteConfig = z.output<z.ZodObject<typeof ipRouteConfig>>

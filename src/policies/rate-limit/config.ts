@@ -28,42 +28,42 @@ export const rateLimitHeadersConfig = z
   .enum(RATE_LIMIT_HEADERS)
   .default('draft')
   .describe(
-    'How limits are told to clients: draft is RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers), legacy is X-RateLimit-Limit/Remaining/Reset. Retry-After is on every 429 whatever stands here. A rule may override it.',
+    'How limits are told to clients: `draft` is `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers), `legacy` is `X-RateLimit-Limit`, `-Remaining` and `-Reset`. `Retry-After` is on every 429 whatever stands here. A rule may override it.',
   )
 export type RateLimitHeaders = z.output<typeof rateLimitHeadersConfig>
 
 export const rateLimitRuleConfig = z
   .strictObject({
     key: oneOrMore(keyPart).describe(
-      'What is counted apart: ip (IPv6 by its /64), apiKey (the name of the consumer), route, claim:NAME, header:NAME, or a list of them for each combination. A part that a request lacks (no API key, no such claim or header) is counted by the client address instead.',
+      'What is counted apart: `ip` (IPv6 by its /64), `apiKey` (the name of the consumer), `route`, `claim:NAME`, `header:NAME`, or a list of them for each combination. A part that a request lacks (no API key, no such claim or header) is counted by the client address instead.',
     ),
-    limit: count().optional().describe('Requests (or units of cost) in each window. Goes with window.'),
-    window: duration().optional().describe('The time that limit is for, such as 1s or 1m. Goes with limit.'),
-    requestsPerMinute: count().optional().describe('Short for limit: N with window: 60s.'),
+    limit: count().optional().describe('Requests (or units of `cost`) in each window. Goes with `window`.'),
+    window: duration().optional().describe('The time that `limit` is for, such as `1s` or `1m`. Goes with `limit`.'),
+    requestsPerMinute: count().optional().describe('Short for `limit: N` with `window: 60s`.'),
     burst: count()
       .optional()
       .describe(
-        'gcra only: how many may come at once after a pause; then one every window / limit. Default: limit. At most limit + burst pass in any window.',
+        'With `gcra` alone: how many may come at once after a pause; then one every `window` / `limit`. Default: `limit`. At most `limit` + `burst` pass in any window.',
       ),
     algorithm: z
       .enum(['gcra', 'slidingWindow', 'fixedWindow'])
       .default('gcra')
       .describe(
-        'gcra: smooth, at most limit + burst in any window. slidingWindow: two weighted windows, at most limit when arrivals are even, under 2 x limit in any window. fixedWindow: at most limit in each window, which begins with the first request; up to 2 x limit across the border of two.',
+        '`gcra`: smooth, at most `limit` + `burst` in any window. `slidingWindow`: two weighted windows, at most `limit` when arrivals are even, under 2 x `limit` in any window. `fixedWindow`: at most `limit` in each window, which begins with the first request; up to 2 x `limit` across the border of two.',
       ),
     cost: count()
       .default(1)
-      .describe('Units that one request takes. Never more than could ever pass: burst for gcra, else limit.'),
+      .describe('Units that one request takes. Never more than could ever pass: `burst` for `gcra`, else `limit`.'),
     tiers: z
       .record(name('a tier'), count())
       .optional()
       .describe(
-        'Another limit for requests of a tier (of the API key, or by tierClaim). Same window; others keep limit.',
+        'Another limit for requests of a tier (of the API key, or by `tierClaim`). Same window; other tiers keep `limit`.',
       ),
     mode: z
       .enum(['enforce', 'shadow'])
       .default('enforce')
-      .describe('shadow counts what it would refuse, refuses nothing and tells clients nothing.'),
+      .describe('`shadow` counts what it would refuse, refuses nothing and tells clients nothing.'),
     store: z
       .string()
       .regex(/^(?:memory|redis|redis:[A-Za-z0-9][A-Za-z0-9_.-]{0,63})$/, {
@@ -71,15 +71,15 @@ export const rateLimitRuleConfig = z
       })
       .default('memory')
       .describe(
-        'memory: exact over all threads of this process. redis: one count for the fleet, in the only block under redis or the one called main; redis:NAME picks one.',
+        '`memory`: exact over all threads of this process. `redis`: one count for the fleet, in the only block under `redis` or the one called `main`; `redis:NAME` picks one.',
       ),
     onStoreError: z
       .enum(['local', 'allow', 'deny'])
       .default('local')
       .describe(
-        'While Redis does not answer: local applies the same numbers per process in memory (N processes then pass up to N times the limit), allow passes everything, deny answers 429.',
+        'While Redis does not answer: `local` applies the same numbers per process in memory (N processes then pass up to N times the limit), `allow` passes everything, `deny` answers 429.',
       ),
-    headers: z.enum(RATE_LIMIT_HEADERS).optional().describe('Overrides rateLimitHeaders for this rule.'),
+    headers: z.enum(RATE_LIMIT_HEADERS).optional().describe('Overrides `rateLimitHeaders` for this rule.'),
   })
   .superRefine((rule, ctx) => {
     const problem = (path: string, message: string) => ctx.addIssue({ code: 'custom', path: [path], message })
@@ -109,12 +109,14 @@ const MAX_WINDOW_MS = 366 * 86_400_000
 
 export const rateLimitsConfig = z
   .record(name('a rate limit'), rateLimitRuleConfig)
-  .describe('Named limits. A name is one counter for all routes that use it; put route in its key to count each apart.')
+  .describe(
+    'Named limits. A name is one counter for all routes that use it; put `route` in its key to count each apart.',
+  )
 export type RateLimitsConfig = z.output<typeof rateLimitsConfig>
 
 export const rateLimitRouteConfig = oneOrMore(name('a rate limit'))
   .refine((names) => new Set(names).size === names.length, { error: 'names the same limit twice' })
-  .describe('One name under rateLimits, or a list: all are checked, the strictest decides.')
+  .describe('One name under `rateLimits`, or a list: all are checked, the strictest decides.')
 export type RateLimitRouteConfig = z.output<typeof rateLimitRouteConfig>
 
 const hostPort = z.string().regex(/^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):\d{1,5}$/, { error: 'expected host:port' })
@@ -124,16 +126,16 @@ export const redisServerConfig = z
     url: secret()
       .regex(/^rediss?:\/\/\S+$/, { error: 'expected redis://… or rediss://…' })
       .optional()
-      .describe('redis://[user:password@]host:port[/db], or rediss:// for TLS.'),
-    sentinels: z.array(hostPort).min(1).optional().describe('host:port of the sentinels; goes with name.'),
+      .describe('`redis://[user:password@]host:port[/db]`, or `rediss://` for TLS.'),
+    sentinels: z.array(hostPort).min(1).optional().describe('`host:port` of the sentinels; goes with `name`.'),
     name: z.string().min(1).optional().describe('The name of the master that the sentinels watch.'),
-    cluster: z.array(hostPort).min(1).optional().describe('host:port of some nodes of a cluster; the rest is found.'),
+    cluster: z.array(hostPort).min(1).optional().describe('`host:port` of some nodes of a cluster; the rest is found.'),
     username: z.string().min(1).optional().describe('For sentinels and cluster; with url it stands in the URL.'),
     password: secret().optional().describe('For sentinels and cluster; with url it stands in the URL.'),
     sentinelPassword: secret().optional().describe('When the sentinels themselves ask for one.'),
-    db: z.int().min(0).optional().describe('The database number; with url it stands in the URL. Not for a cluster.'),
+    db: z.int().min(0).optional().describe('The database number; with `url` it stands in the URL. Not for a cluster.'),
     tls: z
-      .union([z.boolean(), z.strictObject({ ca: z.string().min(1).describe('A PEM file.') })])
+      .union([z.boolean(), z.strictObject({ ca: z.string().min(1).describe('File with the CA certificates, PEM.') })])
       .default(false)
       .describe('TLS for sentinels and cluster, or a CA of your own for any.'),
     keyPrefix: z
@@ -144,7 +146,7 @@ export const redisServerConfig = z
       .describe('Stands before every key that the gateway writes.'),
     commandTimeout: duration()
       .default(50)
-      .describe('The longest a request waits for Redis before the rule of onStoreError applies.'),
+      .describe('The longest a request waits for Redis before `onStoreError` of the rule applies.'),
     connectTimeout: duration().default(1000).describe('For TCP and TLS. Requests do not wait for it.'),
   })
   .superRefine((redis, ctx) => {
