@@ -12,7 +12,7 @@ import { formatCount, formatMs, formatShare } from '../../src/loadtest/slo.ts'
 import type { ConfigObject, TestGateway } from '../../test/support/gateway.ts'
 import { findOnPath } from '../../test/support/services.ts'
 import { type Check, erlangLoss, type Piece } from './document.ts'
-import { NotMeasured, type Stage } from './stage.ts'
+import { NotMeasured, PATIENT, type Stage } from './stage.ts'
 
 /** `admission.maxCCU` when the config says nothing. */
 const DEFAULT_CAP = 5000
@@ -243,7 +243,7 @@ async function load(stage: Stage): Promise<Piece> {
       ['peak', 1],
       ['beyond', 2],
     ]
-    const { levels, rateOf, commands } = await levelsOf(stage, cap, { maxCCU: cap, workers: cap }, shares, 30)
+    const { levels, rateOf, commands } = await levelsOf(stage, cap, { maxCCU: cap, workers: cap }, shares, 20)
     const row = (name: string, goal: string, of: (level: Level) => string) => [name, ...levels.map(of), goal]
     const heads = levels.map(({ name, share }) => `${name} (${(share * 100).toFixed(0)} % of the cap)`)
     const latency = (name: string, of: keyof LoadResult['latencyMs'], goal = '') =>
@@ -338,7 +338,7 @@ async function queue(stage: Stage): Promise<Piece> {
   })
 }
 
-const RATES = [1000, 2000, 3000, 4000, 5000, 6000, 8000, 10_000, 12_000]
+const RATES = [1000, 2000, 4000, 6000, 8000, 10_000, 12_000]
 
 async function throughput(stage: Stage): Promise<Piece> {
   const service = await stage.service()
@@ -365,7 +365,7 @@ async function throughput(stage: Stage): Promise<Piece> {
     for (const rate of stage.pace.quick ? RATES.slice(0, 1) : RATES) {
       try {
         const { result, us } = await costOf(gateway, (begin) =>
-          stage.load(`${gateway.url}${path}`, stage.seconds(6), ['--rate', `${rate}`, '--slo', SLO], { begin }),
+          stage.load(`${gateway.url}${path}`, stage.seconds(5), ['--rate', `${rate}`, '--slo', SLO], { begin }),
         )
         if (result.verdict === 'FAIL') {
           ended = result.reasons.join('; ')
@@ -392,7 +392,7 @@ async function throughput(stage: Stage): Promise<Piece> {
     checks.push(...checksOf(name, result, { refusals: false }))
   }
   return {
-    commands: [loadCommand(`--rate RATE --duration ${stage.seconds(6)}s --slo '${SLO}'`, `${HERE}/PATH`)],
+    commands: [loadCommand(`--rate RATE --duration ${stage.seconds(5)}s --slo '${SLO}'`, `${HERE}/PATH`)],
     tables: [{ about: 'The highest rate that was driven and met its objectives, of a quick service:', rows }],
     notes: [
       'Generator and service share the second core, and fill it long before the gateway fills the first: these are rates that one ' +
@@ -511,6 +511,12 @@ async function scaling(stage: Stage): Promise<Piece> {
 /** Requests that a gateway has answered so far. */
 const servedBy = async (gateway: TestGateway): Promise<number> => (await gateway.metric('http_requests_total')) ?? 0
 
+/** A third of the time to get there, so that opening connections is no part of what is measured. */
+function upTo(level: number | string, seconds: number): string {
+  const rampSeconds = Math.round(seconds / 3)
+  return `0..${level}/${rampSeconds}s, hold ${seconds - rampSeconds}s`
+}
+
 async function users(stage: Stage): Promise<Piece> {
   const people = stage.pace.quick ? 500 : 5000
   return firstMeasured(stage, stage.pace.quick ? [1] : [2, 4, 8], async (thinkSec) => {
@@ -520,8 +526,8 @@ async function users(stage: Stage): Promise<Piece> {
     const look = async () => {
       connections = (await gateway.metric('fluxor_connections')) ?? 0
     }
-    const seconds = stage.seconds(30)
-    const shape = `0..${people}/${Math.round(seconds / 3)}s, hold ${seconds - Math.round(seconds / 3)}s`
+    const seconds = stage.seconds(24)
+    const shape = upTo(people, seconds)
     const args = ['--shape', shape, '--think', `${thinkSec}s`, '--slo', SLO, ...watching(gateway)]
     const result = await stage.load(gateway.url, seconds, args, { look })
     const { ccu, mostCcu, cpuCores, rssBytes } = duringLoad(result, 0.4)
@@ -578,6 +584,7 @@ async function users(stage: Stage): Promise<Piece> {
 
 async function resources(stage: Stage): Promise<Piece> {
   const scale = stage.pace.quick ? 0.02 : 1
+  const seconds = stage.seconds(15)
   return firstMeasured(stage, stage.pace.quick ? [0.2] : [2, 4], async (serviceSec) => {
     const service = await stage.service('--latency', `fixed:${serviceSec * 1000}ms`)
     const gateway = await stage.gateway(proxying(service, { maxCCU: DEFAULT_CAP, workers: DEFAULT_CAP }))
@@ -600,12 +607,11 @@ async function resources(stage: Stage): Promise<Piece> {
       ['peak', 4900],
     ] as const) {
       const rate = rounded((ccuGoal * scale) / serviceSec)
-      const seconds = stage.seconds(20)
       let open = 0
       const look = () => {
         open = descriptors()
       }
-      const args = ['--shape', `0..${rate}/${Math.round(seconds / 3)}s, hold ${seconds - Math.round(seconds / 3)}s`]
+      const args = ['--shape', upTo(rate, seconds)]
       args.push('--rate', `${rate}`, '--arrivals', 'even', '--slo', 'errors<0.1%', ...watching(gateway))
       const result = await stage.load(gateway.url, seconds, args, { look })
       const { ccu, cpuCores, rssBytes } = duringLoad(result, 0.6)
@@ -623,7 +629,7 @@ async function resources(stage: Stage): Promise<Piece> {
     return {
       commands: [
         upstreamCommand(`--latency fixed:${serviceSec * 1000}ms`),
-        loadCommand(`--shape '0..RATE/7s, hold 13s' --rate RATE --arrivals even --admin http://127.0.0.1:9901`),
+        loadCommand(`--shape '${upTo('RATE', seconds)}' --rate RATE --arrivals even --admin http://127.0.0.1:9901`),
       ],
       tables: [{ rows }],
       notes: [
@@ -649,7 +655,8 @@ async function logs(stage: Stage): Promise<Piece> {
   ]) {
     const file = join(stage.folder, `${JSON.stringify(access).replace(/\W/g, '')}.log`)
     const gateway = await stage.gateway(proxying(service, {}, { logging: { access: { ...access, file } } }))
-    const result = await stage.load(`${gateway.url}/api/orders/7`, stage.seconds(5), ['--rate', '500'])
+    // When they come does not matter: how long their lines are does.
+    const result = await stage.load(`${gateway.url}/api/orders/7`, stage.seconds(5), ['--rate', '500', ...PATIENT])
     await gateway.stop()
     // One request came before the load, to look whether somebody is there.
     const bytes = statSync(file).size / (result.requests.started + 1)
