@@ -3,11 +3,14 @@
  * rules of every other connection, and in the place of the client's stands one that reports to the handshake.
  */
 
-import { Agent, type ClientRequest } from 'node:http'
+import type { ClientRequest } from 'node:http'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { RESPONSE_LIMITS } from './connection.ts'
 import type { Endpoint } from './endpoint.ts'
+
+// Not by an import, which would load an HTTP client with it (see listener/admin.ts).
+const { Agent } = process.getBuiltinModule('node:http')
 
 export interface WebSocketProxy {
   ws(req: object, socket: Duplex, head: Buffer, options: object, onError: (error: NodeJS.ErrnoException) => void): void
