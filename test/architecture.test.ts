@@ -178,6 +178,17 @@ describe('packages', () => {
   })
 })
 
+it('a gateway that starts loads no schema, no YAML and no client of Redis', () => {
+  const loaded = new Set<string>()
+  const visit = (file: string): void => {
+    if (loaded.has(file)) return
+    loaded.add(file)
+    for (const { from, to, typeOnly, lazy } of imports) if (from === file && !typeOnly && !lazy) visit(to)
+  }
+  for (const entry of ['commands/run.ts', 'gateway.ts', 'worker.ts']) visit(entry)
+  expect([...loaded].filter((file) => !file.endsWith('.ts'))).toEqual(['lru-cache'])
+})
+
 it('the imports are found', () => {
   const found = (from: string, to: string) => imports.filter((one) => one.from === from && one.to === to)
   expect(found('snapshot.ts', 'pipeline.ts')).toMatchObject([{ typeOnly: false, lazy: false }])
