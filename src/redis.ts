@@ -19,6 +19,7 @@ const FAILURES_TO_OPEN = 3
 const PROBE_EVERY_MS = 1000
 /** Unanswered probes on an open connection after which it is made anew: the peer may be gone without a word. */
 const PROBES_TO_RECONNECT = 5
+const PROBE_KEY = 'probe'
 const MAX_BACKOFF_MS = 1000
 /** Replies that say "not now" rather than "not so". */
 const UNAVAILABLE =
@@ -60,6 +61,8 @@ export class RedisDoor {
   #closed = false
   #failures = 0
   #unanswered = 0
+  /** What it did before it was given up, its connection being sound: a new connection says nothing against that. */
+  #suspect: 'late' | 'refuses' | undefined
 
   constructor(name: string, connect: Connect, commandTimeoutMs: number, options: RedisDoorOptions = {}) {
     this.name = name
@@ -67,7 +70,9 @@ export class RedisDoor {
     this.#commandTimeoutMs = commandTimeoutMs
     this.#onChange = options.onChange
     this.client = connect(false)
-    this.client.on('ready', () => this.#opened())
+    this.client.on('ready', () => {
+      if (this.#suspect === undefined) this.#opened() // else a probe will tell
+    })
     this.client.on('close', () => this.#down('the connection was lost'))
     this.client.on('end', () => this.#down('the connection has ended'))
     // Without a listener ioredis prints, and an EventEmitter throws. The 'close' that follows says the rest.
@@ -106,7 +111,7 @@ export class RedisDoor {
         (error: Error) => {
           const known = this.#pending.delete(entry)
           if (error?.name === 'ReplyError' && !UNAVAILABLE.test(error.message)) this.#failures = 0
-          else if (known) this.#failed(String(error?.message))
+          else if (known) this.#failed(String(error?.message), error?.name === 'ReplyError' ? 'refuses' : undefined)
           reject(error)
         },
       )
@@ -135,6 +140,13 @@ export class RedisDoor {
     return client
   }
 
+  /** It answers, and will not do what we need: given up until a write succeeds, whatever connections do meanwhile. */
+  refused(reason: string): void {
+    if (!this.#up) return
+    this.#suspect = 'refuses'
+    this.#down(reason)
+  }
+
   close(): void {
     this.#closed = true
     clearTimeout(this.#probe)
@@ -154,19 +166,22 @@ export class RedisDoor {
         }
         this.#pending.delete(entry)
         entry.reject(TIMED_OUT)
-        this.#failed(TIMED_OUT.message)
+        this.#failed(TIMED_OUT.message, 'late')
       }
     })
   }
 
-  #failed(reason: string): void {
-    if (this.client.status !== 'ready' || ++this.#failures >= FAILURES_TO_OPEN) this.#down(reason)
+  #failed(reason: string, suspect: 'late' | 'refuses' | undefined): void {
+    if (!this.#up || (this.client.status === 'ready' && ++this.#failures < FAILURES_TO_OPEN)) return
+    this.#suspect = suspect
+    this.#down(reason)
   }
 
   #opened(): void {
     if (this.#closed) return
     this.#failures = 0
     this.#unanswered = 0
+    this.#suspect = undefined
     clearTimeout(this.#probe)
     this.#probe = undefined
     if (this.#up) return
@@ -186,28 +201,32 @@ export class RedisDoor {
     if (!this.#closed) this.#onChange?.(false, reason)
   }
 
-  /** While down: one PING about every second; ioredis reconnects by itself meanwhile. */
+  /** While down: one probe about every second; ioredis reconnects by itself meanwhile. */
   #scheduleProbe(): void {
     if (this.#closed || this.#probe !== undefined) return
-    this.#probe = setTimeout(() => void this.#ping(), PROBE_EVERY_MS * (0.8 + Math.random() * 0.4))
+    this.#probe = setTimeout(() => void this.#sendProbe(), PROBE_EVERY_MS * (0.8 + Math.random() * 0.4))
     this.#probe.unref()
   }
 
-  async #ping(): Promise<void> {
+  /** PING; after refusals a write, since who is full or a replica answers a PING all the same. */
+  async #sendProbe(): Promise<void> {
     const { client } = this
     if (client.status === 'ready') {
       let timer: NodeJS.Timeout | undefined
-      const late = new Promise<boolean>((resolve) => {
-        timer = setTimeout(resolve, this.#commandTimeoutMs, false)
+      const late = new Promise<'late'>((resolve) => {
+        timer = setTimeout(resolve, this.#commandTimeoutMs, 'late')
       })
-      const pong = client.ping().then(
-        () => true,
-        () => false,
+      const probe: Promise<unknown> =
+        this.#suspect === 'refuses' ? client.set(PROBE_KEY, '', 'PX', PROBE_EVERY_MS) : client.ping()
+      const answer = probe.then(
+        () => 'well' as const,
+        // A user who may do no more than we need may be told that.
+        (error: Error) => (/^NOPERM\b/.test(error?.message) ? 'well' : 'not'),
       )
-      const answered = await Promise.race([pong, late])
+      const outcome = await Promise.race([answer, late])
       clearTimeout(timer)
-      if (answered && !this.#closed) return this.#opened()
-      if (++this.#unanswered >= PROBES_TO_RECONNECT) {
+      if (outcome === 'well' && !this.#closed) return this.#opened()
+      if (outcome === 'late' && ++this.#unanswered >= PROBES_TO_RECONNECT) {
         this.#unanswered = 0
         client.disconnect(true)
       }
@@ -224,6 +243,7 @@ export function openRedis(name: string, config: RedisServerConfig, options?: Red
   const tls = typeof config.tls === 'object' ? { ca: readFileSync(config.tls.ca) } : config.tls ? {} : undefined
   const retryStrategy = (times: number) =>
     Math.min(MAX_BACKOFF_MS, 25 * 2 ** Math.min(times, 10)) * (0.8 + Math.random() * 0.2)
+  let door: RedisDoor | undefined
   const shared: RedisOptions = {
     connectTimeout,
     // A backstop that clears ioredis' own state; `ask` has given up long before, and reads waiting replies first.
@@ -232,7 +252,11 @@ export function openRedis(name: string, config: RedisServerConfig, options?: Red
     maxRetriesPerRequest: 1,
     retryStrategy,
     // After a failover the old master refuses to write: find the new one.
-    reconnectOnError: (error) => error.message.startsWith('READONLY'),
+    reconnectOnError: (error) => {
+      const refuses = error.message.startsWith('READONLY')
+      if (refuses) door?.refused(error.message)
+      return refuses
+    },
     lazyConnect: true,
     username: config.username,
     password: config.password,
@@ -269,7 +293,8 @@ export function openRedis(name: string, config: RedisServerConfig, options?: Red
       redisOptions: shared,
     })
   }
-  return new RedisDoor(name, connect, commandTimeout, options)
+  door = new RedisDoor(name, connect, commandTimeout, options)
+  return door
 }
 
 /** What stands in the URL must not be overwritten by an option that is there but undefined. */
