@@ -11,14 +11,14 @@
  */
 
 import type { Exchange } from '../../exchange.ts'
-import { addressKey } from '../../http/client-address.ts'
-import { LocalReply } from '../../local-reply.ts'
+import type { LocalReply } from '../../local-reply.ts'
 import type { RedisDoor } from '../../redis.ts'
-import { KeyHash, type LimiterTable, sharedNowMs } from '../../shared/limiter-table.ts'
-import { createDecision, createRule, type Decision, GIVE_BACK, type LimiterRule, PEEK, TAKE } from './algorithms.ts'
+import { type LimiterTable, sharedNowMs } from '../../shared/limiter-table.ts'
+import { createDecision, GIVE_BACK, PEEK, TAKE } from './algorithms.ts'
+import { BoundRule, type Verdict, verdictOf } from './bound-rule.ts'
 import type { RateLimitHeaders, RateLimitRuleConfig, RateLimitsConfig, RedisConfig } from './config.ts'
-import { RedisRule, redisKey, type StoreDecision } from './redis-store.ts'
-import { redisNameOf } from './terms.ts'
+import { redisKey, type StoreDecision } from './redis-store.ts'
+import { policies, refusal, tell } from './tell.ts'
 
 export type RateLimitGate = (x: Exchange) => LocalReply | undefined | Promise<LocalReply | undefined>
 
@@ -76,191 +76,10 @@ function needsIdentity(rule: RateLimitRuleConfig): boolean {
   return rule.tiers !== undefined || rule.key.some((part) => part === 'apiKey' || part.startsWith('claim:'))
 }
 
-/** How a request stands with one rule, without being counted. */
-export interface RateLimitLook {
-  readonly rule: string
-  /** What it is counted by: `ip:192.0.2.1`. */
-  readonly key: string
-  readonly policy: string
-  readonly shadow: boolean
-  /** Undefined for a rule in Redis, which is not asked. */
-  readonly remaining: number | undefined
-  readonly allowed: boolean | undefined
-}
-
-/** For `explain`: all rules of a route, changing nothing. */
-export function compileRateLimitLook(
-  names: readonly string[] | undefined,
-  config: RateLimitsConfig,
-  deps: RateLimitDeps,
-): (x: Exchange) => RateLimitLook[] {
-  const rules = (names ?? []).map((name) => new BoundRule(name, config[name]!, deps))
-  const now = deps.now ?? sharedNowMs
-  return (x) =>
-    rules.map((bound) => {
-      bound.prepare(x)
-      const { name: rule, shadow, variant, redis, out } = bound
-      if (!redis) deps.table.update(bound.hashA, bound.hashB, now(), variant.rule, PEEK, out)
-      return {
-        rule,
-        shadow,
-        key: bound.subject(x),
-        policy: variant.policy,
-        remaining: redis ? undefined : out.remaining,
-        allowed: redis ? undefined : out.remaining >= variant.rule.cost,
-      }
-    })
-}
-
-/** A rule with the numbers of one tier (or of none). */
-interface Variant {
-  readonly rule: LimiterRule
-  readonly store: RedisRule | undefined
-  /** `"perIp";q=1000;w=60` */
-  readonly policy: string
-}
-
-/** One part of a key; undefined: this request has none. */
-interface KeyPart {
-  readonly kind: string
-  readonly read: (x: Exchange) => string | undefined
-}
-
-/** A rule of a gate. `prepare` leaves in it what this request is counted by; that holds until the next request. */
-class BoundRule {
-  readonly name: string
-  readonly shadow: boolean
-  readonly redis: boolean
-  readonly draft: boolean
-  readonly legacy: boolean
-  /** `"perIp";r=` */
-  readonly stateHead: string
-  readonly tiered: boolean
-  readonly out: Decision = createDecision()
-  variant: Variant
-  hashA = 0
-  hashB = 0
-  /** The last refusal, used again within the same second of waiting. */
-  lastReply: LocalReply | undefined
-  lastReplySec = 0
-  readonly #base: Variant
-  readonly #byTier: Map<string, Variant> | undefined
-  readonly #parts: readonly KeyPart[]
-  readonly #startA: number
-  readonly #startB: number
-  readonly #hash = new KeyHash()
-
-  constructor(name: string, config: RateLimitRuleConfig, deps: RateLimitDeps) {
-    this.name = name
-    this.shadow = config.mode === 'shadow'
-    this.redis = config.store !== 'memory'
-    const headers = config.headers ?? deps.headers ?? 'draft'
-    this.draft = !this.shadow && (headers === 'draft' || headers === 'both')
-    this.legacy = !this.shadow && (headers === 'legacy' || headers === 'both')
-    this.stateHead = `"${name}";r=`
-    this.#base = compileVariant(name, config, config.limit, deps)
-    this.variant = this.#base
-    this.tiered = config.tiers !== undefined
-    if (config.tiers !== undefined) {
-      this.#byTier = new Map(
-        Object.entries(config.tiers).map(([tier, limit]) => [tier, compileVariant(name, config, limit, deps)]),
-      )
-    }
-    this.#parts = config.key.map((part) => compilePart(part, deps.routeName))
-    // The algorithm and the window are part of the identity: a reload that changes them starts a new count.
-    const start = this.#hash
-      .from(deps.table.seedA, deps.table.seedB)
-      .add(name)
-      .add(`${config.algorithm}/${config.window}/${config.key.join()}`)
-    this.#startA = start.a
-    this.#startB = start.b
-  }
-
-  prepare(x: Exchange): void {
-    const tiers = this.#byTier
-    if (tiers !== undefined) {
-      const tier = x.identity?.tier
-      this.variant = (tier !== undefined ? tiers.get(tier) : undefined) ?? this.#base
-    }
-    const hash = this.#hash.from(this.#startA, this.#startB)
-    for (const part of this.#parts) {
-      const value = part.read(x)
-      if (value !== undefined) hash.add(part.kind).add(value)
-      else hash.add('ip').add(addressKey(x.clientAddress))
-    }
-    this.hashA = hash.a
-    this.hashB = hash.b
-  }
-
-  /** The same key as text, for Redis. */
-  subject(x: Exchange): string {
-    const texts: string[] = []
-    for (const part of this.#parts) {
-      const value = part.read(x)
-      texts.push(value !== undefined ? `${part.kind}:${value}` : `ip:${addressKey(x.clientAddress)}`)
-    }
-    // Joined by what a plain part cannot hold, else with lengths: no two combinations read the same.
-    return texts.length === 1
-      ? texts[0]!
-      : texts.some((text) => text.includes(','))
-        ? texts.map((text) => `${text.length} ${text}`).join()
-        : texts.join()
-  }
-}
-
-function compileVariant(name: string, config: RateLimitRuleConfig, limit: number, deps: RateLimitDeps): Variant {
-  const rule = createRule(config.algorithm, limit, config.window, config.cost, config.burst ?? limit)
-  const redisName = redisNameOf(config.store, deps.redisConfig)
-  const store =
-    config.store === 'memory'
-      ? undefined
-      : new RedisRule(rule, {
-          table: deps.table,
-          door: deps.redis?.(redisName ?? ''),
-          onStoreError: config.onStoreError,
-          storeError: () => deps.count?.(name, 'storeErrors'),
-        })
-  // `w` is a whole number of seconds and may be left out; a rounded one would be another limit.
-  const window = config.window % 1000 === 0 ? `;w=${config.window / 1000}` : ''
-  return { rule, store, policy: `"${name}";q=${limit}${window}` }
-}
-
-function compilePart(part: string, routeName: string): KeyPart {
-  if (part === 'ip') return { kind: 'ip', read: (x) => addressKey(x.clientAddress) }
-  if (part === 'route') return { kind: 'route', read: () => routeName }
-  if (part === 'apiKey') return { kind: 'apiKey', read: (x) => x.identity?.apiKey }
-  if (part.startsWith('header:')) {
-    const field = part.slice(7)
-    return { kind: part, read: (x) => x.request.get(field) }
-  }
-  const claim = part.slice(6)
-  return { kind: part, read: (x) => claimText(x.identity?.claims[claim]) }
-}
-
-/** Only what names somebody: a list or an object does not. */
-function claimText(value: unknown): string | undefined {
-  if (typeof value === 'string') return value
-  return typeof value === 'number' || typeof value === 'boolean' ? String(value) : undefined
-}
-
-/** What one rule said about this request, and by what it was counted: kept while Redis is waited for. */
-interface Verdict {
-  bound: BoundRule
-  variant: Variant
-  hashA: number
-  hashB: number
-  decision: Decision
-}
-
 /** A question to Redis. */
 interface Ask extends Verdict {
   key: string
   decision: StoreDecision
-}
-
-/** @param bound prepared for this request */
-function verdictOf(bound: BoundRule, decision: Decision): Verdict {
-  return { bound, variant: bound.variant, hashA: bound.hashA, hashB: bound.hashB, decision }
 }
 
 function compileGate(rules: readonly BoundRule[], deps: RateLimitDeps): RateLimitGate {
@@ -415,69 +234,6 @@ function compileGate(rules: readonly BoundRule[], deps: RateLimitDeps): RateLimi
     if (shadows.length > 0) runShadows(x, nowMs)
     return undefined
   }
-}
-
-function policies(rules: readonly BoundRule[]): string {
-  return rules
-    .filter((rule) => rule.draft)
-    .map((rule) => rule.variant.policy)
-    .join(', ')
-}
-
-/** Adds the fields of these verdicts to the exchange's answer, whatever it will be. */
-function tell(x: Exchange, verdicts: readonly Verdict[]): void {
-  let policy = ''
-  let state = ''
-  let strictest: Verdict | undefined
-  for (const verdict of verdicts) {
-    const { bound, variant, decision } = verdict
-    if (bound.draft) {
-      policy += `${policy === '' ? '' : ', '}${variant.policy}`
-      state += `${state === '' ? '' : ', '}${bound.stateHead}${decision.remaining};t=${Math.ceil(decision.resetMs / 1000)}`
-    }
-    if (bound.legacy && (strictest === undefined || decision.remaining < strictest.decision.remaining))
-      strictest = verdict
-  }
-  if (policy !== '') x.responseFields += `RateLimit-Policy: ${policy}\r\nRateLimit: ${state}\r\n`
-  if (strictest !== undefined) tellLegacy(x, strictest)
-}
-
-const LEGACY = /X-RateLimit-Limit: \d+\r\nX-RateLimit-Remaining: (\d+)\r\nX-RateLimit-Reset: \d+\r\n/
-
-/** These three fields have room for one rule: the strictest, also of the gate before. Reset is in seconds from now. */
-function tellLegacy(x: Exchange, { variant, decision }: Verdict): void {
-  const earlier = LEGACY.exec(x.responseFields)
-  if (earlier !== null) {
-    if (Number(earlier[1]) <= decision.remaining) return
-    x.responseFields = x.responseFields.replace(LEGACY, '')
-  }
-  const resetSec = Math.ceil(decision.resetMs / 1000)
-  x.responseFields += `X-RateLimit-Limit: ${variant.rule.limit}\r\nX-RateLimit-Remaining: ${decision.remaining}\r\nX-RateLimit-Reset: ${resetSec}\r\n`
-}
-
-/** 429 with the longest wait and the names of all rules that are over. */
-function refusal(violated: readonly Verdict[]): LocalReply {
-  let retryAfterMs = 0
-  for (const { decision } of violated) retryAfterMs = Math.max(retryAfterMs, decision.retryAfterMs)
-  const retryAfterSec = Math.max(1, Math.ceil(retryAfterMs / 1000))
-  const first = violated[0]!.bound
-  const denied = violated.every(({ decision }) => (decision as StoreDecision).source === 'deny')
-  const single = violated.length === 1 && !denied
-  if (single && first.lastReply !== undefined && first.lastReplySec === retryAfterSec) return first.lastReply
-  const names = violated.map(({ bound }) => bound.name)
-  const reply = new LocalReply('RATE_LIMITED', {
-    ...(denied && { reason: 'LIMIT_STORE' }),
-    detail: denied
-      ? 'The count of requests is not available, and the limit allows none without it.'
-      : `Over the limit ${names.join(', ')}; the next request may pass in ${retryAfterSec} s.`,
-    fields: `Retry-After: ${retryAfterSec}\r\n`,
-    extra: { 'violated-policies': names },
-  })
-  if (single) {
-    first.lastReply = reply
-    first.lastReplySec = retryAfterSec
-  }
-  return reply
 }
 
 const UNASKED: StoreDecision = { ...createDecision(), source: 'redis' }
