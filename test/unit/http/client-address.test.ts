@@ -1,3 +1,5 @@
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
@@ -125,5 +127,31 @@ describe('the key of an address', () => {
         expect(addressKey(text([...a, ...c]))).toBe(addressKey(text([...a, ...d])))
       }),
     )
+  })
+})
+
+describe('what is remembered of addresses', () => {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  const heapMib = () => {
+    collect()
+    return process.memoryUsage().heapUsed / 2 ** 20
+  }
+  /** As from a request: a piece of a head of 16 KiB. */
+  const fromHead = (address: string) => {
+    const head = Buffer.from(`X-Forwarded-For: ${address}\r\nCookie: ${'a'.repeat(16_000)}`).toString('latin1')
+    return head.slice(17, 17 + address.length)
+  }
+
+  it.each([
+    ['a set of networks', (i: number) => `120.100.${100 + (i >> 8)}.${i & 255}`],
+    ['the key of a limit', (i: number) => `2001:db8:${(i + 0x1000).toString(16)}::1`],
+  ])('%s keeps no more of a request than the address', (which, address) => {
+    const networks = new Networks(['10.0.0.0/8'])
+    const remember = which === 'a set of networks' ? (text: string) => networks.has(text) : addressKey
+    const before = heapMib()
+    for (let i = 0; i < 3000; i++) remember(fromHead(address(i)))
+    expect(heapMib() - before).toBeLessThan(12)
+    expect(networks.has('10.1.2.3')).toBe(true)
   })
 })
