@@ -84,6 +84,8 @@ export interface SampleNumbers {
   /** Of these, by admission. */
   readonly shed: number
   readonly limited: number
+  /** Of the last whole minute; null before there was one. */
+  readonly activeUsers: number | null
   readonly cacheHits: number
   readonly cacheMisses: number
   readonly cacheStale: number
@@ -238,6 +240,7 @@ export class History {
     const queue = reader.queueTotals()
     const waits = rates.of('queueWaits', queue.waits)
     const waitMs = rates.of('queueWaitMs', queue.waitMs)
+    const minuteEndedMs = Math.floor(wallMs / 60_000) * 60_000
     return {
       t: Math.round(wallMs),
       ccu: a.ccu,
@@ -263,6 +266,7 @@ export class History {
       refused: sum(refusals),
       shed: sum(refusals, 'BACKPRESSURE'),
       limited: sum(limits),
+      activeUsers: minuteEndedMs > this.#originMs + this.#startedMs ? reader.users(wallMs).users : null,
       cacheHits: counted.cacheHits + counted.cacheRevalidated,
       cacheMisses: counted.cacheMisses,
       cacheStale: counted.cacheStale,
@@ -300,7 +304,7 @@ export class History {
 const NUMBERS = [
   'ccu', 'maxCCU', 'normalCCU', 'inService', 'workers', 'queued', 'queueCapacity', 'queueWaitMs', 'streams',
   'connections', 'rps', 'status2xx', 'status3xx', 'status4xx', 'status5xx', 'statusNone', 'p50', 'p95', 'p99', 'max',
-  'refused', 'shed', 'limited', 'cacheHits', 'cacheMisses', 'cacheStale', 'cacheBypass', 'cacheBytes', 'cacheEntries',
+  'refused', 'shed', 'limited', 'activeUsers', 'cacheHits', 'cacheMisses', 'cacheStale', 'cacheBypass', 'cacheBytes', 'cacheEntries',
   'poolOpen', 'poolIdle', 'poolWaiting', 'retries', 'bytesIn', 'bytesOut', 'loopDelayMs', 'cpu', 'rssBytes', 'heapBytes',
 ] as const satisfies (keyof SampleNumbers)[] // biome-ignore format: a table
 

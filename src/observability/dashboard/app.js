@@ -244,6 +244,12 @@ const reasonLabel = (name) => name.split('/').at(-1)
 const TILES = [
   { label: 'Requests', unit: '/s', value: (s) => count(s.rps), values: () => column('rps') },
   {
+    label: 'Active users',
+    unit: 'last minute',
+    value: (s) => count(s.activeUsers),
+    values: () => column('activeUsers'),
+  },
+  {
     label: 'p95 latency',
     value: (s) => duration(s.p95),
     tone: (s) => tone(s.p95, 200, 1000),

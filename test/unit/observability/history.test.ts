@@ -49,6 +49,16 @@ describe('a sample', () => {
     expect(history.sample(4000).refusals).toEqual({})
   })
 
+  it('tells the users of the last whole minute, and of none before there was one', () => {
+    const { metrics, history } = setUp()
+    const minuteMs = 60_000 - (ORIGIN % 60_000)
+    for (const user of ['ada', 'grace', 'ada']) metrics.user(user, minuteMs - 1)
+    expect(history.sample(minuteMs - 1).activeUsers).toBeNull()
+    expect(history.sample(minuteMs).activeUsers).toBe(2)
+    expect(history.sample(minuteMs + 60_000).activeUsers).toBe(0)
+    expect(history.history().numbers['activeUsers']).toEqual([null, 2, 0])
+  })
+
   it('knows the latencies of one second, also where a window of ten ends in it', () => {
     const { metrics, history } = setUp()
     metrics.count(0, GET, 200, 100, 0, 0, 0, 9000)
