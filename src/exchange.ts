@@ -158,7 +158,7 @@ export class Exchange {
   identity: Identity | undefined = undefined
   /** The admission tier; '' without tiers. */
   tier = ''
-  /** Field lines to add to the request that goes upstream; each removes the client's own of that name. */
+  /** Field lines to add to the request that goes upstream, in place of the client's own of these names. */
   requestFields = ''
   /** Lower-case names of client fields that must not go upstream. */
   requestDrop: string[] | null = null

@@ -11,6 +11,7 @@ import { normalisePath } from './http/path.ts'
 import { frameRequest, type RequestFrame } from './http1/framing.ts'
 import { MessageHead, PARSED } from './http1/message-head.ts'
 import { LocalReply } from './local-reply.ts'
+import { forwardOptions } from './pipeline.ts'
 import { compileIdentity } from './policies/auth/policy.ts'
 import { compileUrl } from './policies/cache/cache-key.ts'
 import { compileIp } from './policies/ip/policy.ts'
@@ -178,10 +179,8 @@ async function follow(
   const endpoint = upstream.endpoints.find((each) => each.isAvailable(nowMs)) ?? upstream.endpoints[0]
   if (endpoint === undefined) return stop(limits, new LocalReply('NO_ENDPOINT'))
   const rewritten = compileRewrite(config)?.(x.path) ?? x.path
-  const forwarded = requestHead(x, rewritten, endpoint.authority, {
-    ...snapshot.forward,
-    host: upstream.config.host ?? '',
-  })
+  const options = forwardOptions(config, upstream, snapshot.forward, services)
+  const forwarded = requestHead(x, rewritten, endpoint.authority, options)
   return { route, steps, limits, outcome: `forwarded to ${names.join(' or ')}`, forwarded: redactHead(forwarded) }
 }
 

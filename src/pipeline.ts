@@ -8,7 +8,7 @@ import { compileBuiltin } from './builtin/builtin.ts'
 import type { RouteConfig } from './config/schema.ts'
 import type { Exchange, FinishHook, ResponseSink } from './exchange.ts'
 import { withoutFields } from './http/field-lines.ts'
-import { type ForwardOptions, requestHead, responseFields } from './http/forward.ts'
+import { type ForwardOptions, requestHead, responseFields, setsOwn } from './http/forward.ts'
 import { grpcTimeoutMs, isGrpc } from './http/grpc.ts'
 import { asksForWebSocket } from './http/upgrade.ts'
 import { FIELD_ID } from './http1/field-names.ts'
@@ -80,7 +80,7 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
 
   const gates = gatesOf(
     services.tracer?.begin, // whatever becomes of it, its trace begins here
-    compilePreparation(config, context.forward.reservedNames), // what every answer carries; preflights, which bring no credentials, are answered here
+    compilePreparation(config, context.forward.names), // what every answer carries; preflights, which bring no credentials, are answered here
     compileIp(config), // who may not come in at all costs least
     cache && compilePurge(config, services, cache), // an operator's order, by address: no limit, no token
     limits?.beforeIdentity, // a flood pays for no token check
@@ -212,8 +212,7 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
   }
 
   const requestTextFor = (upstream: Upstream) => {
-    const startTrace = context.forward.startTrace && services.tracer === undefined // whose span it is then, see tracing.ts
-    const forward = { ...context.forward, startTrace, host: upstream.config.host ?? '' }
+    const forward = forwardOptions(config, upstream, context.forward, services)
     return (x: Exchange, endpoint: Endpoint) =>
       requestHead(x, rewrite === undefined ? x.path : rewrite(x.path), endpoint.authority, forward)
   }
@@ -221,9 +220,9 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
   const mirror =
     copies === undefined ? undefined : new Mirror(copies, config.mirror!, requestTextFor(copies), services.info.threads)
 
-  const { reservedNames } = context.forward
+  const { names } = context.forward
   const requestTrailers = (trailers: string) =>
-    reservedNames === null ? trailers : withoutFields(trailers, (name) => reservedNames.has(name))
+    names === null ? trailers : withoutFields(trailers, (name) => names.has(name))
 
   const handlers = new Map<Upstream, SendHandler>()
   for (const { target: upstream } of parts) {
@@ -248,6 +247,24 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
   if (config.faults === undefined) return forward
   const fault = compileFaults(config.faults)
   return (x) => fault(x, forward, refuse)
+}
+
+/** How a route's requests are written for an upstream. @param base what holds for all routes */
+export function forwardOptions(
+  config: RouteConfig,
+  upstream: Upstream,
+  base: ForwardOptions,
+  services: Services,
+): ForwardOptions {
+  const traced = services.tracer !== undefined // whose span it is then, see tracing.ts
+  const own = [...(compileHeaders(config.headers)?.requestDrop ?? []), ...(traced ? ['traceparent'] : [])]
+  return {
+    ...base,
+    host: upstream.config.host ?? '',
+    startTrace: base.startTrace && !traced,
+    names: base.names === null && own.length === 0 ? null : new Set([...(base.names ?? []), ...own]),
+    setsOwn: base.setsOwn || setsOwn(own),
+  }
 }
 
 /** What the gateway says of limits is its own: an upstream's would contradict it. */

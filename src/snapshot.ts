@@ -7,7 +7,7 @@ import { answer, fail, type RouteHandler, refuse } from './answer.ts'
 import type { Config, RouteConfig } from './config/schema.ts'
 import type { Exchange } from './exchange.ts'
 import { compileTrustedProxies, type TrustedProxies } from './http/client-address.ts'
-import { cameSecurely, type ForwardOptions } from './http/forward.ts'
+import { cameSecurely, type ForwardOptions, setsOwn } from './http/forward.ts'
 import { normalisePath } from './http/path.ts'
 import { FIELD_ID } from './http1/field-names.ts'
 import type { RequestFrame } from './http1/framing.ts'
@@ -73,7 +73,8 @@ export class Snapshot {
     this.forward = {
       host: '',
       dropUnderscores: underscoreHeaders === 'drop',
-      reservedNames: services.reservedNames(config),
+      names: services.reservedNames(config),
+      setsOwn: setsOwn(services.reservedNames(config) ?? []),
       forwarded: forwardedHeader,
       startTrace: config.tracing.traceparent,
     }

@@ -59,7 +59,7 @@ const ARROWS: Record<string, string> = {
   admin: 'config listener observability policies shared upstream version',
   worker: 'explain listener observability policies services shared snapshot',
   advisor: 'config http http1 routing',
-  explain: 'exchange http http1 local-reply policies routing services',
+  explain: 'exchange http http1 local-reply pipeline policies routing services',
   listener: 'exchange http http1 local-reply observability shared',
   snapshot: 'answer exchange http http1 local-reply pipeline routing services',
   pipeline: 'answer builtin exchange http http1 local-reply observability policies routing services shared upstream',

@@ -50,7 +50,7 @@ function parsing(what: string, kind: 'request' | 'response', text: string) {
 }
 
 export function measureMessages(): Suite {
-  const options = { host: '', dropUnderscores: true, reservedNames: null, forwarded: false, startTrace: false }
+  const options = { host: '', dropUnderscores: true, names: null, setsOwn: false, forwarded: false, startTrace: false }
   const browser = makeExchange(BROWSER)
   const small = makeExchange(SMALL)
   const frame = {} as RequestFrame

@@ -39,8 +39,13 @@ export interface ForwardOptions {
   /** In place of the client's Host; '' keeps that. */
   readonly host: string
   readonly dropUnderscores: boolean
-  /** Names that only the gateway may set, on every request (claims, key metadata); null: none. */
-  readonly reservedNames: ReadonlySet<string> | null
+  /**
+   * Lower-case names that stay behind, whoever sends them: those that only the gateway may set (claims, key metadata), and
+   * those that the route sets or takes out. Every line in `Exchange.requestFields` has its name here or in `requestDrop`.
+   */
+  readonly names: ReadonlySet<string> | null
+  /** The route may set fields that the gateway sets too, in place of these. */
+  readonly setsOwn: boolean
   /** Adds RFC 7239 Forwarded. */
   readonly forwarded: boolean
   /** Starts a trace (W3C Trace Context) where the request brings none. */
@@ -53,12 +58,11 @@ export interface ForwardOptions {
  */
 export function requestHead(x: Exchange, path: string, endpoint: string, options: ForwardOptions): string {
   const { request } = x
-  const names = droppedNames(x, options.reservedNames)
   const host = options.host || x.authority || endpoint
   const drop = x.peerTrusted ? TRUSTED_REQUEST_DROP : REQUEST_DROP
   return (
     `${request.method} ${path}${x.query} HTTP/1.1\r\nHost: ${host}\r\n` +
-    request.fieldLines(drop, options.dropUnderscores, names) +
+    request.fieldLines(drop, options.dropUnderscores, options.names, droppedNames(x)) +
     via(request) +
     ownFields(x, options) +
     (options.startTrace && request.indexOf(FIELD_ID.traceparent) < 0 ? newTraceparent() : '') +
@@ -73,7 +77,13 @@ function via(request: MessageHead): string {
   return request.minorVersion === 1 ? 'Via: 1.1 fluxor\r\n' : 'Via: 1.0 fluxor\r\n'
 }
 
-const SETS_OWN = /^(?:forwarded|x-(?:forwarded-|real-ip:|request-id:))/im
+const OWN = /^(?:forwarded|x-real-ip|x-request-id|x-forwarded-.*)$/i
+
+/** Whether one of these names is among those that the gateway writes itself. */
+export function setsOwn(names: Iterable<string>): boolean {
+  for (const name of names) if (OWN.test(name)) return true
+  return false
+}
 
 /** What the gateway says of the client and the request. A field that the route sets itself takes our place. */
 function ownFields(x: Exchange, options: ForwardOptions): string {
@@ -81,7 +91,7 @@ function ownFields(x: Exchange, options: ForwardOptions): string {
     (x.peerTrusted ? trustedFields(x) : untrustedFields(x)) +
     `X-Request-ID: ${x.requestId}\r\n` +
     (options.forwarded ? forwardedField(x) : '')
-  if (x.requestFields === '' || !SETS_OWN.test(x.requestFields)) return fields
+  if (!options.setsOwn || x.requestFields === '') return fields
   const names = new Set<string>()
   addLineNames(names, x.requestFields)
   return withoutFields(fields, (name) => names.has(name))
@@ -140,13 +150,10 @@ export function cameSecurely(x: Exchange): boolean {
   return told === undefined ? x.client.listener.secure : told.toLowerCase() === 'https'
 }
 
-function droppedNames(x: Exchange, reserved: ReadonlySet<string> | null): ReadonlySet<string> | null {
-  if (x.connectionNames === null && x.requestDrop === null && x.requestFields === '') return reserved
-  const names = new Set<string>(reserved)
-  for (const name of x.connectionNames ?? []) names.add(name)
-  for (const name of x.requestDrop ?? []) names.add(name)
-  addLineNames(names, x.requestFields)
-  return names
+/** What stays behind of this request beside; null: nothing. */
+function droppedNames({ connectionNames, requestDrop }: Exchange): readonly string[] | null {
+  if (connectionNames === null) return requestDrop
+  return requestDrop === null ? connectionNames : [...connectionNames, ...requestDrop]
 }
 
 /** Adds the lower-case names of field lines to a set. */
@@ -172,5 +179,5 @@ export function responseFields(head: MessageHead, drop: ReadonlySet<string> | nu
     const listed = listTokens(connection).filter((name) => name !== 'close' && name !== 'keep-alive')
     if (listed.length > 0) names = new Set([...(drop ?? []), ...listed])
   }
-  return head.fieldLines(RESPONSE_DROP, false, names)
+  return head.fieldLines(RESPONSE_DROP, false, names, null)
 }

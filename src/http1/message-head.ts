@@ -433,8 +433,14 @@ export class MessageHead {
    * @param drop 1 at the id of each known field that stays behind
    * @param dropUnderscores unknown names with `_` stay behind
    * @param names lower-case names that stay behind beside; null: none
+   * @param more a few more of them; null: none
    */
-  fieldLines(drop: Uint8Array, dropUnderscores: boolean, names: ReadonlySet<string> | null): string {
+  fieldLines(
+    drop: Uint8Array,
+    dropUnderscores: boolean,
+    names: ReadonlySet<string> | null,
+    more: readonly string[] | null,
+  ): string {
     const fields = this.#fields
     const text = this.#text
     let out = ''
@@ -446,7 +452,8 @@ export class MessageHead {
       const kept =
         drop[flags & ID_MASK] === 0 &&
         !(dropUnderscores && (flags & UNDERSCORE) !== 0) &&
-        (names === null || !names.has(this.nameAt(i)))
+        (names === null || !names.has(this.nameAt(i))) &&
+        (more === null || !more.includes(this.nameAt(i)))
       if (kept && (flags & CANONICAL) !== 0) {
         if (runStart < 0) runStart = fields[at]!
         runEnd = fields[at + 3]! + 2

@@ -46,7 +46,7 @@ it('answers', { timeout: FUZZ_TIMEOUT_MS }, () => {
       const { head } = reader
       if (result === REFUSED) return head.error
       if (result === PARSED) {
-        const lines = head.fieldLines(new Uint8Array(256), false, null)
+        const lines = head.fieldLines(new Uint8Array(256), false, null, null)
         return { status: head.status, minor: head.minorVersion, lines, end: offset + reader.consumedTo }
       }
       offset += piece.length

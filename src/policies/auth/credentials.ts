@@ -149,8 +149,8 @@ function stripCookies(x: Exchange, names: ReadonlySet<string>): void {
   const kept = pairs.filter((pair) => !names.has(splitCookie(pair)[0]))
   if (kept.length === pairs.length) return
   const rest = kept.map((pair) => pair.trim()).join('; ')
-  if (rest === '') drop(x, 'cookie')
-  else x.requestFields += `cookie: ${rest}\r\n`
+  drop(x, 'cookie')
+  if (rest !== '') x.requestFields += `cookie: ${rest}\r\n`
 }
 
 /** The query with its `?`, or '' when nothing is left. */

@@ -716,7 +716,7 @@ function detachedExchange(from: Exchange, client: ClientStream): Exchange {
   const { request } = from
   const head = headFromText(
     'request',
-    `GET ${request.target} HTTP/1.1\r\n${request.fieldLines(KEEP_ALL, false, null)}\r\n`,
+    `GET ${request.target} HTTP/1.1\r\n${request.fieldLines(KEEP_ALL, false, null, null)}\r\n`,
   )
   const x = new Exchange(head, client, from.startedMs)
   x.path = from.path

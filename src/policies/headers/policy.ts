@@ -9,13 +9,13 @@ import type { HeadersConfig, SecurityHeadersConfig } from './config.ts'
 export interface HeaderRules {
   /** Lines set on the request that goes upstream; each replaces the client's own of that name. */
   readonly requestFields: string
-  /** Names the client's request loses. */
+  /** Names the client's request loses: removed or replaced. */
   readonly requestDrop: readonly string[]
   /** Lines to add to whatever answer is sent. */
   readonly responseFields: string
   /** Names the upstream's answer loses: removed or replaced. */
   readonly responseDrop: readonly string[]
-  /** Puts the request's part on the exchange, added lines included. Undefined when the request stays as it is. */
+  /** Puts the request's lines on the exchange. Undefined when there are none. */
   readonly applyRequest: ((x: Exchange) => void) | undefined
 }
 
@@ -39,19 +39,17 @@ export function compileHeaders(
   })
   return {
     requestFields,
-    requestDrop: request.remove,
+    requestDrop: [...request.remove, ...Object.keys(request.set), ...Object.keys(request.add)],
     responseFields: lines(response.set) + Object.entries(response.add).map(addedLines).join(''),
     responseDrop: [...response.remove, ...Object.keys(response.set)],
-    applyRequest: isEmpty(request)
-      ? undefined
-      : (x) => {
-          x.requestFields += requestFields
-          for (const { name, keepsOwn, lines } of added) x.requestFields += (keepsOwn ? ownLines(x, name) : '') + lines
-          if (request.remove.length > 0) {
-            if (x.requestDrop === null) x.requestDrop = [...request.remove]
-            else x.requestDrop.push(...request.remove)
-          }
-        },
+    applyRequest:
+      requestFields === '' && added.length === 0
+        ? undefined
+        : (x) => {
+            x.requestFields += requestFields
+            for (const { name, keepsOwn, lines } of added)
+              x.requestFields += (keepsOwn ? ownLines(x, name) : '') + lines
+          },
   }
 }
 

@@ -1,14 +1,15 @@
 /** What a message loses and gains between client and upstream (RFC 9110 §7.6, RFC 7239). */
 
 import { describe, expect, it } from 'vitest'
-import { addLineNames, type ForwardOptions, requestHead, responseFields } from '../../../src/http/forward.ts'
+import { addLineNames, type ForwardOptions, requestHead, responseFields, setsOwn } from '../../../src/http/forward.ts'
 import { headFromText } from '../../../src/http1/message-head.ts'
 import { makeExchange } from '../../support/exchanges.ts'
 
 const OPTIONS: ForwardOptions = {
   host: '',
   dropUnderscores: true,
-  reservedNames: null,
+  names: null,
+  setsOwn: false,
   forwarded: false,
   startTrace: false,
 }
@@ -98,7 +99,7 @@ describe('a field of the request stays behind', () => {
 
   it('reserved names, whoever sends them, in any case', () => {
     const x = makeExchange('GET / HTTP/1.1\nX-User-Id: admin\nX-USER-ID: root\nX-Other: 1')
-    const fields = forward(x, { reservedNames: new Set(['x-user-id']) })
+    const fields = forward(x, { names: new Set(['x-user-id']) })
     expect(fields).toMatchObject({ 'x-other': '1' })
     expect(fields).not.toHaveProperty('x-user-id')
   })
@@ -106,14 +107,14 @@ describe('a field of the request stays behind', () => {
   it('reserved names are what the gateway says, when it says something', () => {
     const x = makeExchange('GET / HTTP/1.1\nX-User-Id: admin')
     x.requestFields = 'x-user-id: ann\r\n'
-    expect(forward(x, { reservedNames: new Set(['x-user-id']) })['x-user-id']).toBe('ann')
+    expect(forward(x, { names: new Set(['x-user-id']) })['x-user-id']).toBe('ann')
   })
 
   it('names the route takes out or sets', () => {
     const x = makeExchange('GET / HTTP/1.1\nA: client\nB: client\nC: client')
     x.requestDrop = ['a']
     x.requestFields = 'B: own\r\n'
-    const fields = forward(x)
+    const fields = forward(x, { names: new Set(['b']) })
     expect([fields['a'], fields['b'], fields['c']]).toEqual([undefined, 'own', 'client'])
   })
 })
@@ -166,7 +167,12 @@ describe('nobody but the gateway says who the client is', () => {
   it('a route may set them itself: then there is one of each', () => {
     const x = makeExchange(`GET / HTTP/1.1\n${spoofed}`)
     x.requestFields = 'x-forwarded-proto: https\r\nX-Real-IP: 9.9.9.9\r\n'
-    expect(forward(x)).toMatchObject({ ...own, 'x-forwarded-proto': 'https', 'x-real-ip': '9.9.9.9' })
+    const names = new Set(['x-forwarded-proto', 'x-real-ip'])
+    expect(forward(x, { names, setsOwn: setsOwn(names) })).toMatchObject({
+      ...own,
+      'x-forwarded-proto': 'https',
+      'x-real-ip': '9.9.9.9',
+    })
   })
 })
 

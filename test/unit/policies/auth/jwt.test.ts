@@ -405,7 +405,7 @@ describe('the place of a token', () => {
       `?a=1&access_token=${token}&b=%20`,
     )
     expect(await gate(x)).toBeUndefined()
-    expect(x.requestDrop).toEqual(['authorization', 'x-token'])
+    expect(x.requestDrop).toEqual(['authorization', 'x-token', 'cookie'])
     expect(x.requestFields).toBe('cookie: a=1; b="2"\r\n')
     expect(x.query).toBe('?a=1&b=%20')
   })
