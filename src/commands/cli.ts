@@ -3,10 +3,9 @@
  * running gateway carry nothing of the others. Exit codes: 0 ok, 1 failed while running, 64 wrong usage, 78 bad config.
  */
 
-import { type ParseArgsOptionDescriptor, parseArgs } from 'node:util'
-import type { QuickOptions } from '../config/load.ts'
+import { parseArgs } from 'node:util'
 import { didYouMean } from '../config/suggest.ts'
-import { LOADTEST_OPTIONS, LOADTEST_SUMMARY, LOADTEST_USAGE } from '../loadtest/options.ts'
+import { LOADTEST_OPTIONS } from './loadtest-options.ts'
 
 export const EXIT = { ok: 0, failed: 1, usage: 64, config: 78 } as const
 
@@ -18,20 +17,27 @@ export interface Invocation {
   readonly positionals: readonly string[]
 }
 
+export interface Option {
+  readonly short?: string
+  /** What it takes; without one it is on or off. */
+  readonly value?: string
+  readonly multiple?: boolean
+  readonly describe: string
+}
+
 export interface Command {
   readonly summary: string
   /** What follows the command's name. */
   readonly usage: string
-  /** `describe` stands in the help; `value` names what an option takes. */
-  readonly options: Readonly<Record<string, ParseArgsOptionDescriptor & { describe: string; value?: string }>>
+  readonly options: Readonly<Record<string, Option>>
   /** Most arguments that are no options. */
   readonly arguments: number
   run(invocation: Invocation): Promise<number>
 }
 
-const CONFIG = { type: 'string', short: 'c', value: 'FILE', describe: 'The config file.' } as const
-const ADMIN = { type: 'string', value: 'ADDRESS', describe: 'The admin listener; default 127.0.0.1:9901.' } as const
-const ADMIN_TOKEN = { type: 'string', value: 'TOKEN', describe: 'Its token; default $ADMIN_TOKEN.' } as const
+const CONFIG = { short: 'c', value: 'FILE', describe: 'The config file.' } as const
+const ADMIN = { value: 'ADDRESS', describe: 'The admin listener; default 127.0.0.1:9901.' } as const
+const ADMIN_TOKEN = { value: 'TOKEN', describe: 'Its token; default $ADMIN_TOKEN.' } as const
 
 /** In the order of the help. */
 export const COMMANDS: Readonly<Record<string, Command>> = {
@@ -40,29 +46,21 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     usage: '-c FILE [--watch] | --upstream URL [--listen ADDRESS] [--admin ADDRESS] [--max-ccu N]',
     options: {
       config: CONFIG,
-      watch: { type: 'boolean', describe: 'Reloads when the config changes; SIGHUP always does.' },
-      upstream: { type: 'string', value: 'URL', describe: 'Without a file: everything goes to this service.' },
-      listen: { type: 'string', value: 'ADDRESS', describe: 'With --upstream: where to listen; default :8080.' },
-      admin: {
-        type: 'string',
-        value: 'ADDRESS',
-        describe: 'With --upstream: the admin listener; default 127.0.0.1:9901.',
-      },
-      'max-ccu': { type: 'string', value: 'N', describe: 'With --upstream: most exchanges in flight; default 5000.' },
+      watch: { describe: 'Reloads when the config changes; SIGHUP always does.' },
+      upstream: { value: 'URL', describe: 'Without a file: everything goes to this service.' },
+      listen: { value: 'ADDRESS', describe: 'With --upstream: where to listen; default :8080.' },
+      admin: { value: 'ADDRESS', describe: 'With --upstream: the admin listener; default 127.0.0.1:9901.' },
+      'max-ccu': { value: 'N', describe: 'With --upstream: most exchanges in flight; default 5000.' },
     },
     arguments: 0,
-    async run({ values }) {
-      const options = runOptions(values)
-      const { runGateway } = await import('./run.ts')
-      return runGateway(options)
-    },
+    run: async (invocation) => (await import('./run.ts')).run(invocation),
   },
   check: {
     summary: 'Checks a config and tells everything that is wrong with it.',
     usage: '-c FILE [--strict]',
     options: {
       config: CONFIG,
-      strict: { type: 'boolean', describe: "Warnings count as errors, and the advisor's rules are asked." },
+      strict: { describe: "Warnings count as errors, and the advisor's rules are asked." },
     },
     arguments: 1,
     run: async (invocation) => (await import('./check.ts')).check(invocation),
@@ -72,9 +70,9 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     usage: '-c FILE [METHOD] URL [-H "Name: value" …] [--peer ADDRESS] [--json]',
     options: {
       config: CONFIG,
-      header: { type: 'string', short: 'H', multiple: true, value: 'LINE', describe: 'A field of the request.' },
-      peer: { type: 'string', value: 'ADDRESS', describe: 'Where it comes from; default 127.0.0.1.' },
-      json: { type: 'boolean', describe: 'As JSON.' },
+      header: { short: 'H', multiple: true, value: 'LINE', describe: 'A field of the request.' },
+      peer: { value: 'ADDRESS', describe: 'Where it comes from; default 127.0.0.1.' },
+      json: { describe: 'As JSON.' },
     },
     arguments: 2,
     run: async (invocation) => (await import('./explain.ts')).explain(invocation),
@@ -83,7 +81,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'Shows what a running gateway is doing, second by second.',
     usage: '[--once] [--admin ADDRESS] [-c FILE]',
     options: {
-      once: { type: 'boolean', describe: 'One look, then ends.' },
+      once: { describe: 'One look, then ends.' },
       admin: ADMIN,
       token: ADMIN_TOKEN,
       config: { ...CONFIG, describe: 'Takes address and token from this config.' },
@@ -94,13 +92,14 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
   schema: {
     summary: 'Prints the JSON Schema of the config file.',
     usage: '[--check FILE]',
-    options: { check: { type: 'string', value: 'FILE', describe: 'Fails unless the file holds that schema.' } },
+    options: { check: { value: 'FILE', describe: 'Fails unless the file holds that schema.' } },
     arguments: 0,
     run: async (invocation) => (await import('./schema.ts')).schema(invocation),
   },
   loadtest: {
-    summary: LOADTEST_SUMMARY,
-    usage: LOADTEST_USAGE,
+    summary: 'Puts a service under load and tells whether it met its objectives.',
+    usage:
+      "[load|spike|stress|soak] --url URL | -c FILE [--users N | --rate N] [--duration 30s] [--slo 'p95<200ms,errors<0.1%']",
     options: LOADTEST_OPTIONS,
     arguments: 1,
     run: async (invocation) => (await import('./loadtest.ts')).loadtest(invocation),
@@ -110,20 +109,11 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     usage: '-c FILE [--jwt NAME] | --secret SECRET  [--sub NAME] [--claim NAME=VALUE …] [--expires-in 1h]',
     options: {
       config: CONFIG,
-      jwt: {
-        type: 'string',
-        value: 'NAME',
-        describe: 'The JWT policy whose secret signs; default: the only one, or main.',
-      },
-      secret: { type: 'string', value: 'SECRET', describe: 'A secret in place of a file.' },
-      sub: { type: 'string', value: 'NAME', describe: 'The subject; default: test.' },
-      claim: {
-        type: 'string',
-        multiple: true,
-        value: 'NAME=VALUE',
-        describe: 'A claim; JSON values are taken as such.',
-      },
-      'expires-in': { type: 'string', value: 'TIME', describe: 'How long it is valid; default 1h.' },
+      jwt: { value: 'NAME', describe: 'The JWT policy whose secret signs; default: the only one, or main.' },
+      secret: { value: 'SECRET', describe: 'A secret in place of a file.' },
+      sub: { value: 'NAME', describe: 'The subject; default: test.' },
+      claim: { multiple: true, value: 'NAME=VALUE', describe: 'A claim; JSON values are taken as such.' },
+      'expires-in': { value: 'TIME', describe: 'How long it is valid; default 1h.' },
     },
     arguments: 0,
     run: async (invocation) => (await import('./token.ts')).token(invocation),
@@ -139,14 +129,9 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'Takes answers out of the cache of a running gateway.',
     usage: '[URL …] [--prefix URL] [--tag TAG] [--soft] [--admin ADDRESS] [-c FILE]',
     options: {
-      prefix: { type: 'string', multiple: true, value: 'URL', describe: 'Everything that begins with it.' },
-      tag: {
-        type: 'string',
-        multiple: true,
-        value: 'TAG',
-        describe: 'Everything with this Surrogate-Key or Cache-Tag.',
-      },
-      soft: { type: 'boolean', describe: 'Makes stale instead of taking out.' },
+      prefix: { multiple: true, value: 'URL', describe: 'Everything that begins with it.' },
+      tag: { multiple: true, value: 'TAG', describe: 'Everything with this Surrogate-Key or Cache-Tag.' },
+      soft: { describe: 'Makes stale instead of taking out.' },
       admin: ADMIN,
       token: ADMIN_TOKEN,
       config: { ...CONFIG, describe: 'Takes address and token from this config.' },
@@ -158,9 +143,9 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'Asks a running gateway whether it lives; for containers without curl.',
     usage: '[--ready] [--admin ADDRESS] [--timeout 2s] [-c FILE]',
     options: {
-      ready: { type: 'boolean', describe: 'Asks whether it is ready instead.' },
+      ready: { describe: 'Asks whether it is ready instead.' },
       admin: ADMIN,
-      timeout: { type: 'string', value: 'TIME', describe: 'Longest wait; default 2s.' },
+      timeout: { value: 'TIME', describe: 'Longest wait; default 2s.' },
       config: { ...CONFIG, describe: 'Takes the address from this config.' },
     },
     arguments: 0,
@@ -168,7 +153,7 @@ export const COMMANDS: Readonly<Record<string, Command>> = {
   },
 }
 
-const GLOBAL_OPTIONS = ['--help', '-h', '--version', '-v']
+const GLOBAL_OPTIONS = ['help', 'h', 'version', 'v']
 
 /** Runs what the arguments ask for. Never throws: what went wrong is on standard error. */
 export async function main(args: readonly string[]): Promise<number> {
@@ -214,7 +199,9 @@ function chooseCommand(args: readonly string[]): { name: string; command: Comman
 function parse(name: string, { options, ...command }: Command, args: readonly string[]): Invocation {
   const { values, positionals, tokens } = parseArgs({
     args: [...args],
-    options,
+    options: Object.fromEntries(
+      Object.entries(options).map(([option, known]) => [option, { ...known, type: typeOf(known) }]),
+    ),
     allowPositionals: true,
     strict: false,
     tokens: true,
@@ -223,17 +210,13 @@ function parse(name: string, { options, ...command }: Command, args: readonly st
     if (token.kind !== 'option') continue
     const known = Object.hasOwn(options, token.name) ? options[token.name] : undefined
     if (known === undefined) {
-      const flags = [...Object.keys(options).map((option) => `--${option}`), ...GLOBAL_OPTIONS]
-      const near = didYouMean(
-        token.rawName.replace(/^-+/, ''),
-        flags.map((flag) => flag.replace(/^-+/, '')),
-      )
+      const near = didYouMean(token.rawName.replace(/^-+/, ''), [...Object.keys(options), ...GLOBAL_OPTIONS])
       throw new UsageError(`unknown option ${token.rawName}.${near.replace(/"(.*)"/, '--$1')}`)
     }
-    if (known.type === 'string' && (token.value === undefined || token.value === '')) {
-      throw new UsageError(`${token.rawName} needs a value: ${token.rawName} ${known.value ?? 'VALUE'}`)
+    if (known.value !== undefined && (token.value === undefined || token.value === '')) {
+      throw new UsageError(`${token.rawName} needs a value: ${token.rawName} ${known.value}`)
     }
-    if (known.type === 'boolean' && token.value !== undefined) throw new UsageError(`${token.rawName} takes no value`)
+    if (known.value === undefined && token.value !== undefined) throw new UsageError(`${token.rawName} takes no value`)
   }
   if (positionals.length > command.arguments) {
     const extra = positionals[command.arguments]!
@@ -242,30 +225,8 @@ function parse(name: string, { options, ...command }: Command, args: readonly st
   return { values: values as Invocation['values'], positionals }
 }
 
-export interface RunOptions {
-  readonly configPath?: string
-  readonly quick?: QuickOptions
-  readonly watch: boolean
-}
-
-function runOptions(values: Invocation['values']): RunOptions {
-  const { config, upstream, listen, admin, watch } = values as Record<string, string | undefined>
-  const maxCcu = values['max-ccu'] as string | undefined
-  if (config !== undefined) {
-    const other = ['upstream', 'listen', 'admin', 'max-ccu'].find((name) => values[name] !== undefined)
-    if (other !== undefined)
-      throw new UsageError(`--${other} is for the form without a file; with -c it stands in the file`)
-    return { configPath: config, watch: Boolean(watch) }
-  }
-  if (upstream === undefined) throw new UsageError('what to run? -c FILE, or --upstream URL without a file')
-  if (watch) throw new UsageError('--watch needs a file: -c FILE')
-  if (maxCcu !== undefined && !/^[1-9]\d{0,7}$/.test(maxCcu)) {
-    throw new UsageError(`--max-ccu expects a whole number from 1, not "${maxCcu}"`)
-  }
-  return {
-    quick: { upstream, listen, admin, maxCcu: maxCcu === undefined ? undefined : Number(maxCcu) },
-    watch: false,
-  }
+function typeOf({ value }: Option): 'string' | 'boolean' {
+  return value === undefined ? 'boolean' : 'string'
 }
 
 function report(error: unknown): number {

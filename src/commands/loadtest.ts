@@ -6,7 +6,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname } from 'node:path'
-import { parseArgs, styleText } from 'node:util'
+import { styleText } from 'node:util'
 import { Client } from 'undici'
 import { parseAddress } from '../config/host-port.ts'
 import type { Config } from '../config/schema.ts'
@@ -14,7 +14,6 @@ import { parseDuration } from '../config/types.ts'
 import { isReservedField } from '../http/reserved-fields.ts'
 import { capacityResult, findKnee, type Step } from '../loadtest/capacity.ts'
 import { type LoadPlan, peakRate, type Target } from '../loadtest/load-plan.ts'
-import { LOADTEST_OPTIONS, LOADTEST_SUMMARY, LOADTEST_USAGE, type OptionDescriptor } from '../loadtest/options.ts'
 import { createProbe, type ProbeSample } from '../loadtest/probe.ts'
 import { intervalFor, sum } from '../loadtest/recording.ts'
 import { capacityReport, loadReport } from '../loadtest/report/html.ts'
@@ -37,6 +36,7 @@ import {
 import { type AskOptions, originOf, parseTarget, targetOf, targetsOfConfig, withToken } from '../loadtest/targets.ts'
 import { reasonsAgainst } from '../loadtest/validity.ts'
 import { CommandError, EXIT, type Invocation, UsageError, version } from './cli.ts'
+import type { LOADTEST_OPTIONS } from './loadtest-options.ts'
 
 const DEFAULT_SLO = 'p95<200ms,errors<0.1%'
 const DEFAULT_USERS = 100
@@ -56,26 +56,6 @@ const painter =
     styleText(colour, text, { stream })
 
 type Values = Partial<Record<keyof typeof LOADTEST_OPTIONS, string | boolean | string[]>>
-
-/** The command with its arguments still in one list. Never throws. */
-export async function loadtestCommand(argv: readonly string[]): Promise<number> {
-  if (argv.includes('--help') || argv.includes('-h')) {
-    const rows = Object.entries<OptionDescriptor>(LOADTEST_OPTIONS).map(([name, { value, describe }]) => {
-      return `  ${`--${name} ${value ?? ''}`.padEnd(34)}  ${describe}`
-    })
-    console.log(`${LOADTEST_SUMMARY}\n\nUsage: fluxor-gateway loadtest ${LOADTEST_USAGE}\n\n${rows.join('\n')}`)
-    return EXIT.ok
-  }
-  try {
-    const { values, positionals } = parseArgs({ args: [...argv], options: LOADTEST_OPTIONS, allowPositionals: true })
-    return await loadtest({ values: values as Invocation['values'], positionals })
-  } catch (error) {
-    const known = error as Error & { code?: string }
-    console.error(`fluxor-gateway: ${known.message}`)
-    if (known instanceof UsageError || known.code?.startsWith('ERR_PARSE_ARGS')) return EXIT.usage
-    return known.name === 'ConfigError' ? EXIT.config : EXIT.failed
-  }
-}
 
 export async function loadtest({ values, positionals }: Invocation): Promise<number> {
   const options = values as Values

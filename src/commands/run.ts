@@ -4,15 +4,39 @@ import type { LoadedConfig, QuickOptions } from '../config/load.ts'
 import { loadApart } from '../config/load-apart.ts'
 import { ConfigError, formatProblem } from '../config/problems.ts'
 import { type ConfigWatch, watchConfig } from '../config/watch.ts'
-import { EXIT } from './cli.ts'
+import { EXIT, type Invocation, UsageError } from './cli.ts'
 
-export interface RunOptions {
+interface RunOptions {
   readonly configPath?: string
   readonly quick?: QuickOptions
   readonly watch: boolean
 }
 
-export async function runGateway({ configPath, quick, watch }: RunOptions): Promise<number> {
+export function run({ values }: Invocation): Promise<number> {
+  return runGateway(runOptions(values))
+}
+
+function runOptions(values: Invocation['values']): RunOptions {
+  const { config, upstream, listen, admin, watch } = values as Record<string, string | undefined>
+  const maxCcu = values['max-ccu'] as string | undefined
+  if (config !== undefined) {
+    const other = ['upstream', 'listen', 'admin', 'max-ccu'].find((name) => values[name] !== undefined)
+    if (other !== undefined)
+      throw new UsageError(`--${other} is for the form without a file; with -c it stands in the file`)
+    return { configPath: config, watch: Boolean(watch) }
+  }
+  if (upstream === undefined) throw new UsageError('what to run? -c FILE, or --upstream URL without a file')
+  if (watch) throw new UsageError('--watch needs a file: -c FILE')
+  if (maxCcu !== undefined && !/^[1-9]\d{0,7}$/.test(maxCcu)) {
+    throw new UsageError(`--max-ccu expects a whole number from 1, not "${maxCcu}"`)
+  }
+  return {
+    quick: { upstream, listen, admin, maxCcu: maxCcu === undefined ? undefined : Number(maxCcu) },
+    watch: false,
+  }
+}
+
+async function runGateway({ configPath, quick, watch }: RunOptions): Promise<number> {
   const load = () => loadApart(quick === undefined ? { path: configPath! } : { quick })
   // Side by side. A ConfigError is told by the command line.
   const [loaded, { Gateway, ListenError }] = await Promise.all([load(), import('../gateway.ts')])

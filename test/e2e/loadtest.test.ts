@@ -11,19 +11,14 @@ import { join } from 'node:path'
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest'
 import { parse } from 'yaml'
 import { type ScriptedUpstream, startScriptedUpstream } from '../../loadtest/upstream.ts'
-import { loadtestCommand } from '../../src/commands/loadtest.ts'
+import { main } from '../../src/commands/cli.ts'
 import type { CapacityResult } from '../../src/loadtest/capacity.ts'
 import type { LoadResult } from '../../src/loadtest/result.ts'
 
-const COMMAND = new URL('../../src/commands/loadtest.ts', import.meta.url).href
+const MAIN = join(import.meta.dirname, '../../src/main.ts')
 const PATIENT = ['--late-after', '1s', '--max-late', '50%']
 
 const scratch = mkdtempSync(join(tmpdir(), 'loadtest-'))
-const ENTRY = join(scratch, 'entry.mjs')
-writeFileSync(
-  ENTRY,
-  `import { loadtestCommand } from '${COMMAND}'\nprocess.exitCode = await loadtestCommand(process.argv.slice(2))\n`,
-)
 const servers: Server[] = []
 const upstreams: ScriptedUpstream[] = []
 
@@ -53,7 +48,7 @@ function loadtest(args: string[], { interrupt = false }: { interrupt?: boolean }
   return new Promise((resolve) => {
     const child = execFile(
       process.execPath,
-      [ENTRY, ...args],
+      [MAIN, 'loadtest', ...args],
       { timeout: 25_000, env: { ...process.env, NO_COLOR: '1' } },
       (error, stdout, stderr) => resolve({ code: error === null ? 0 : Number(error.code ?? -1), stdout, stderr }),
     )
@@ -328,7 +323,7 @@ routes:
   ])('explains %j with exit code 64', async (args, message) => {
     const said = vi.spyOn(console, 'error').mockImplementation(() => {})
     // Nothing is loaded: that needs no process of its own.
-    const code = await loadtestCommand(args as string[])
+    const code = await main(['loadtest', ...(args as string[])])
     const text = said.mock.calls.flat().join('\n')
     said.mockRestore()
     expect(text).toMatch(message)
