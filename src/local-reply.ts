@@ -35,6 +35,7 @@ export const LOCAL_REPLIES = {
   TIMEOUT: { status: 504, title: 'The exchange took longer than its route allows' },
   REQUEST_TIMEOUT: { status: 408, title: 'The request did not arrive in time', close: true },
   TOO_LARGE: { status: 413, title: 'The request body is too large' },
+  CONTENT_CODING: { status: 415, title: 'The content coding of the request body is not supported' },
   HEAD_TOO_LARGE: { status: 431, title: 'The request header fields are too large', close: true },
   URI_TOO_LONG: { status: 414, title: 'The request target is too long', close: true },
   EXPECTATION: { status: 417, title: 'The expectation cannot be met', close: true },

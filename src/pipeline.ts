@@ -23,6 +23,7 @@ import { fillOf } from './policies/cache/fill.ts'
 import { type CacheVerdict, compileCache, compileInvalidation, type RouteCache } from './policies/cache/policy.ts'
 import { compilePurgeMethod } from './policies/cache/purge-method.ts'
 import { type Compression, compileCompression } from './policies/compression/policy.ts'
+import { compileRequestDecoding } from './policies/compression/requests.ts'
 import { compileCors } from './policies/cors/policy.ts'
 import { compileHeaders, compileSecurityHeaders } from './policies/headers/policy.ts'
 import { compileIp } from './policies/ip/policy.ts'
@@ -64,7 +65,10 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
         passed: (x, head, fields) => passed?.(x, head.status, fields),
       })
     : compileBuiltin(config, services)
-  const afterCache = gatesOf(admission?.gate) // a hit takes no place
+  const afterCache = gatesOf(
+    admission?.gate, // a hit takes no place
+    forwarding ? compileRequestDecoding(config.compression, services.config.compression, refuse) : undefined, // only for what was let in
+  )
   const cache =
     config.cache === undefined || services.cache === undefined
       ? undefined

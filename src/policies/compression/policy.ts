@@ -95,6 +95,8 @@ export function compileCompression(
   }
 }
 
+const DIGESTS: ReadonlySet<string> = new Set(['content-md5', 'content-digest', 'repr-digest', 'digest'])
+
 /**
  * The fields of the answer under a coding. Every answer that could have been encoded varies by Accept-Encoding, also when
  * it was not; a strong entity tag belongs to the bytes of the origin and becomes weak (RFC 9110 §8.8.3.3).
@@ -106,7 +108,7 @@ function fieldsFor(fields: string, coding: string): string {
     if (name === 'vary') varies ||= /(?:^|[\s,])(?:accept-encoding|\*)(?:$|[\s,])/i.test(value)
     if (coding !== 'identity') {
       // Ranges would be of other bytes, and digests are of the origin's.
-      if (name === 'accept-ranges' || name === 'content-md5' || name === 'content-digest') continue
+      if (name === 'accept-ranges' || DIGESTS.has(name)) continue
       if (name === 'etag') {
         out += `ETag: ${weaken(value)}\r\n`
         continue
