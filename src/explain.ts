@@ -8,7 +8,7 @@ import type { RouteConfig } from './config/schema.ts'
 import { type ClientStream, Exchange } from './exchange.ts'
 import { cameSecurely, requestHead } from './http/forward.ts'
 import { normalisePath } from './http/path.ts'
-import { frameRequest, type RequestFrame } from './http1/framing.ts'
+import { frameRequest, newFrame } from './http1/framing.ts'
 import { MessageHead, PARSED } from './http1/message-head.ts'
 import { LocalReply } from './local-reply.ts'
 import { forwardOptions } from './pipeline.ts'
@@ -62,14 +62,7 @@ export interface Explanation {
 /** Throws an Error with a sentence for people when the request cannot be read as one. */
 export async function explain(snapshot: Snapshot, request: ExplainRequest): Promise<Explanation> {
   const x = exchangeOf(snapshot, request)
-  const frame: RequestFrame = {
-    length: 0,
-    authority: '',
-    target: '',
-    keepAlive: true,
-    expectContinue: false,
-    connectionNames: null,
-  }
+  const frame = newFrame()
   const error = frameRequest(x.request, frame)
   if (error !== null) throw new Error(`not a valid request: ${error.detail}`)
   snapshot.identify(x)

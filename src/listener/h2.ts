@@ -14,7 +14,7 @@ import {
   type ForwardedFields,
   type ListenerInfo,
 } from '../exchange.ts'
-import { frameRequest, type RequestFrame } from '../http1/framing.ts'
+import { frameRequest, newFrame, type RequestFrame } from '../http1/framing.ts'
 import { type HeadError, type HeadLimits, MessageHead, PARSED } from '../http1/message-head.ts'
 import { httpDate } from '../http1/status-line.ts'
 import { trailerLines } from '../http1/trailers.ts'
@@ -256,14 +256,7 @@ class Http2Stream implements ClientStream {
     const head = new MessageHead('request')
     const x = new Exchange(head, this, host.clock.nowMs())
     this.#exchange = x
-    const frame: RequestFrame = {
-      length: 0,
-      authority: '',
-      target: '',
-      keepAlive: true,
-      expectContinue: false,
-      connectionNames: null,
-    }
+    const frame = newFrame()
     const text = requestText(rawHeaders, endStream)
     const error = typeof text === 'string' ? readHead(head, text, frame, host.limits) : text
     this.#bodiless = head.method === 'HEAD'

@@ -55,15 +55,10 @@ export interface RouteSample {
   readonly cost: number
 }
 
+type AdmissionNumbers = 'ccu' | 'maxCCU' | 'normalCCU' | 'inService' | 'workers' | 'queued' | 'queueCapacity'
+
 /** Numbers with a history. Rates are a second; null: there was nothing to measure. */
-export interface SampleNumbers {
-  readonly ccu: number
-  readonly maxCCU: number
-  readonly normalCCU: number
-  readonly inService: number
-  readonly workers: number
-  readonly queued: number
-  readonly queueCapacity: number
+export interface SampleNumbers extends Pick<AdmissionFigures, AdmissionNumbers> {
   /** Mean wait of the exchanges that left the queue. */
   readonly queueWaitMs: number | null
   readonly streams: number

@@ -1,15 +1,9 @@
 /** What `/upstreams` and the metrics tell of endpoints, put together from what each thread says. Off the path of requests. */
 
-import type { GaugeValue } from '../observability/figures.ts'
+import type { EndpointFigures, GaugeValue } from '../observability/figures.ts'
 import type { PoolStats } from './pool.ts'
 
-export interface EndpointStatus {
-  readonly url: string
-  readonly state: string
-  /** Why; '' when there is nothing to say. */
-  readonly reason: string
-  readonly inFlight: number
-  readonly weight: number
+export interface EndpointStatus extends EndpointFigures {
   /** Only when it is one. */
   readonly backup?: true
   /** Its breaker, or the upstream's; absent without one. */
