@@ -5,12 +5,13 @@
  */
 
 import { spawnSync } from 'node:child_process'
-import { createHash, createHmac } from 'node:crypto'
+import { createHash } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { freePort } from '../support/free-port.ts'
 import { type ConfigObject, configText, startGateway, type TestGateway } from '../support/gateway.ts'
 import { send } from '../support/raw-client.ts'
+import { nowSec, signedToken } from '../support/tokens.ts'
 import { answer, type RawUpstream, startRawUpstream } from '../support/upstream.ts'
 
 const MAIN = fileURLToPath(new URL('../../src/main.ts', import.meta.url))
@@ -21,12 +22,8 @@ const ADMIN_TOKEN = canary('admin')
 const JWT_SECRET = canary('jwt')
 const API_KEY = canary('api')
 
-const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
 /** A token whose every part would show: the signature as text, the claims by a canary of their own, encoded. */
-function token(claims: Record<string, unknown> = {}): string {
-  const text = `${part({ alg: 'HS256' })}.${part({ sub: 'ada', exp: Math.floor(Date.now() / 1000) + 600, ...claims })}`
-  return `${text}.${createHmac('sha256', JWT_SECRET).update(text).digest('base64url')}`
-}
+const token = (claims: object = {}) => signedToken({ sub: 'ada', exp: nowSec() + 600, ...claims }, JWT_SECRET)
 const good = token()
 const expired = token({ exp: 1 })
 

@@ -3,12 +3,13 @@
  * rotate, or whose endpoint is down, cost no good token its way.
  */
 
-import { createHmac, generateKeyPairSync, type KeyObject } from 'node:crypto'
+import { generateKeyPairSync, type KeyObject } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { exportJWK, SignJWT } from 'jose'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startGateway, type TestGateway } from '../support/gateway.ts'
+import { nowSec, signedToken } from '../support/tokens.ts'
 import { type HttpUpstream, startHttpUpstream } from '../support/upstream.ts'
 
 const SECRET = 'a-secret-of-more-than-thirty-two-bytes'
@@ -93,19 +94,12 @@ afterAll(async () => {
   keyServer.close()
 })
 
-const seconds = () => Math.floor(Date.now() / 1000)
 const good = { sub: 'ada', iss: 'fluxor', aud: 'api', scope: 'read write' }
 
-function hs256(payload: unknown, header: object = { alg: 'HS256', typ: 'JWT' }, secret: string = SECRET): string {
-  const part = (value: unknown) =>
-    Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url')
-  const input = `${part(header)}.${part(payload)}`
-  return `${input}.${createHmac('sha256', secret).update(input).digest('base64url')}`
-}
-
-const valid = (claims: object = {}) => hs256({ ...good, exp: seconds() + 60, ...claims })
+const signed = (payload: unknown, header?: object, secret: string = SECRET) => signedToken(payload, secret, header)
+const valid = (claims: object = {}) => signed({ ...good, exp: nowSec() + 60, ...claims })
 const none = () =>
-  `${hs256({ ...good, exp: seconds() + 60 }, { alg: 'none' })
+  `${signed({ ...good, exp: nowSec() + 60 }, { alg: 'none' })
     .split('.')
     .slice(0, 2)
     .join('.')}.`
@@ -138,13 +132,13 @@ describe('tokens that do not pass', () => {
     [
       'a bad signature',
       '/main',
-      () => bearer(hs256({ ...good, exp: seconds() + 60 }, { alg: 'HS256' }, 'another-secret-of-thirty-two-bytes!!')),
+      () => bearer(signed({ ...good, exp: nowSec() + 60 }, { alg: 'HS256' }, 'another-secret-of-thirty-two-bytes!!')),
       401,
       'JWT_INVALID',
     ],
-    ['an expired token', '/main', () => bearer(valid({ exp: seconds() - 60 })), 401, 'JWT_EXPIRED'],
-    ['a token without exp', '/main', () => bearer(hs256(good)), 401, 'JWT_INVALID'],
-    ['a token that is not valid yet', '/main', () => bearer(valid({ nbf: seconds() + 60 })), 401, 'JWT_INVALID'],
+    ['an expired token', '/main', () => bearer(valid({ exp: nowSec() - 60 })), 401, 'JWT_EXPIRED'],
+    ['a token without exp', '/main', () => bearer(signed(good)), 401, 'JWT_INVALID'],
+    ['a token that is not valid yet', '/main', () => bearer(valid({ nbf: nowSec() + 60 })), 401, 'JWT_INVALID'],
     ['another issuer', '/main', () => bearer(valid({ iss: 'else' })), 401, 'JWT_INVALID'],
     ['another audience', '/main', () => bearer(valid({ aud: ['web'] })), 401, 'JWT_INVALID'],
     ['a missing scope', '/main', () => bearer(valid({ scope: 'write' })), 403, 'JWT_CLAIM'],
@@ -152,21 +146,21 @@ describe('tokens that do not pass', () => {
     [
       'HMAC with the public key',
       '/pem',
-      () => bearer(hs256({ sub: 'ada', exp: seconds() + 60 }, { alg: 'HS256' }, rsaPem)),
+      () => bearer(signed({ sub: 'ada', exp: nowSec() + 60 }, { alg: 'HS256' }, rsaPem)),
       401,
       'JWT_INVALID',
     ],
     [
       'an unknown key id',
       '/remote',
-      () => bearer(hs256({ exp: seconds() + 60 }, { alg: 'RS256', kid: 'unknown' })),
+      () => bearer(signed({ exp: nowSec() + 60 }, { alg: 'RS256', kid: 'unknown' })),
       401,
       'JWT_INVALID',
     ],
     ['an oversized token', '/main', () => bearer(`${'a'.repeat(6000)}.${'b'.repeat(6000)}.c`), 401, 'JWT_INVALID'],
-    ['a payload that is no JSON', '/main', () => bearer(hs256('not json')), 401, 'JWT_INVALID'],
-    ['a payload that is a list', '/main', () => bearer(hs256([1, 2])), 401, 'JWT_INVALID'],
-    ['a deep payload', '/main', () => bearer(hs256(`${'['.repeat(2000)}${']'.repeat(2000)}`)), 401, 'JWT_INVALID'],
+    ['a payload that is no JSON', '/main', () => bearer(signed('not json')), 401, 'JWT_INVALID'],
+    ['a payload that is a list', '/main', () => bearer(signed([1, 2])), 401, 'JWT_INVALID'],
+    ['a deep payload', '/main', () => bearer(signed(`${'['.repeat(2000)}${']'.repeat(2000)}`)), 401, 'JWT_INVALID'],
     ['exp as text', '/main', () => bearer(valid({ exp: 'tomorrow' })), 401, 'JWT_INVALID'],
     ['garbage', '/main', () => bearer('....'), 401, 'JWT_INVALID'],
   ]

@@ -1,6 +1,6 @@
 /** Identity, limits, cache and compression together on the path of real requests: the order of the gates as clients see it. */
 
-import { createHash, createHmac, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
+import { createHash, generateKeyPairSync, type KeyObject, sign } from 'node:crypto'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { tmpdir } from 'node:os'
@@ -11,21 +11,16 @@ import { freePort } from '../support/free-port.ts'
 import { startGateway, type TestGateway } from '../support/gateway.ts'
 import { field } from '../support/messages.ts'
 import { problem, type RawResult, send } from '../support/raw-client.ts'
+import { nowSec, signedToken, tokenPart } from '../support/tokens.ts'
 import { answer, type RawUpstream, startRawUpstream } from '../support/upstream.ts'
 
 const SECRET = 'a-secret-of-the-tests-of-32-bytes!!'
-const nowSec = () => Math.floor(Date.now() / 1000)
-const part = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url')
-
-function token(
-  claims: Record<string, unknown> = {},
-  header: Record<string, unknown> = {},
-  secret: string | Buffer = SECRET,
-): string {
-  const all = { sub: 'ada', iss: 'fluxor', aud: 'api', exp: nowSec() + 600, ...claims }
-  const text = `${part({ alg: 'HS256', typ: 'JWT', ...header })}.${part(all)}`
-  return `${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`
-}
+const token = (claims: object = {}, header: object = {}, secret: string = SECRET) =>
+  signedToken({ sub: 'ada', iss: 'fluxor', aud: 'api', exp: nowSec() + 600, ...claims }, secret, {
+    alg: 'HS256',
+    typ: 'JWT',
+    ...header,
+  })
 
 let upstream: RawUpstream
 let gateway: TestGateway
@@ -106,7 +101,7 @@ describe('tokens', () => {
   })
 
   const rs256 = (key: KeyObject, claims: Record<string, unknown> = {}) => {
-    const text = `${part({ alg: 'RS256', typ: 'JWT' })}.${part({ sub: 'ada', exp: nowSec() + 600, ...claims })}`
+    const text = `${tokenPart({ alg: 'RS256', typ: 'JWT' })}.${tokenPart({ sub: 'ada', exp: nowSec() + 600, ...claims })}`
     return `${text}.${sign('sha256', Buffer.from(text), key).toString('base64url')}`
   }
 
@@ -119,7 +114,8 @@ describe('tokens', () => {
     [
       'alg none',
       '/secure',
-      () => `Bearer ${part({ alg: 'none' })}.${part({ sub: 'ada', exp: nowSec() + 600, iss: 'fluxor', aud: 'api' })}.`,
+      () =>
+        `Bearer ${tokenPart({ alg: 'none' })}.${tokenPart({ sub: 'ada', exp: nowSec() + 600, iss: 'fluxor', aud: 'api' })}.`,
       'JWT_INVALID',
     ],
     ['another secret', '/secure', () => `Bearer ${token({}, {}, 'another secret of thirty-two bytes')}`, 'JWT_INVALID'],
@@ -212,7 +208,7 @@ describe('JWKS', () => {
     try {
       const ask = (target: string, fields = '') =>
         send(other.port, `GET ${target} HTTP/1.1\r\nHost: a.test\r\n${fields}\r\n`, { responses: 1 })
-      const text = `${part({ alg: 'RS256', kid: 'k1' })}.${part({ sub: 'ada', exp: nowSec() + 600 })}`
+      const text = `${tokenPart({ alg: 'RS256', kid: 'k1' })}.${tokenPart({ sub: 'ada', exp: nowSec() + 600 })}`
       const signed = bearer(`${text}.${sign('sha256', Buffer.from(text), rsa.privateKey).toString('base64url')}`)
       expect((await ask('/open')).status).toBe(200)
       const startedMs = performance.now()

@@ -31,7 +31,7 @@ export interface H2Outcome {
   body: string
 }
 
-function frame(type: number, flags: number, stream: number, payload: Buffer): Buffer {
+export function frame(type: number, flags: number, stream: number, payload: Uint8Array = Buffer.alloc(0)): Buffer {
   const head = Buffer.alloc(9)
   head.writeUIntBE(payload.length, 0, 3)
   head[3] = type
@@ -55,7 +55,7 @@ function text(value: string): Buffer {
 }
 
 /** Literals without indexing, as they stand (RFC 7541 §6.2.2). */
-function block(fields: H2Fields): Buffer {
+export function hpack(fields: H2Fields): Buffer {
   return Buffer.concat(fields.flatMap(([name, value]) => [Buffer.from([0]), text(name), text(value)]))
 }
 
@@ -99,7 +99,7 @@ export function sendH2(port: number, request: H2Request, timeoutMs = 3000): Prom
         if (received.length < size) return
         const [type, flags, payload] = [received[3], received[4]!, received.subarray(9, size)]
         received = received.subarray(size)
-        if (type === SETTINGS && (flags & ACK) === 0) socket.write(frame(SETTINGS, ACK, 0, Buffer.alloc(0)))
+        if (type === SETTINGS && (flags & ACK) === 0) socket.write(frame(SETTINGS, ACK, 0))
         else if (type === HEADERS && status === 0) status = statusOf(payload)
         else if (type === DATA) body += payload.toString('latin1')
         else if (type === RST_STREAM) return finish(status === 0 ? 'reset' : 'answered')
@@ -111,12 +111,12 @@ export function sendH2(port: number, request: H2Request, timeoutMs = 3000): Prom
     const endsHere = data === undefined && trailers === undefined
     const frames = [
       Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
-      frame(SETTINGS, 0, 0, Buffer.alloc(0)),
-      frame(HEADERS, END_HEADERS | (endsHere ? END_STREAM : 0), 1, block(fields)),
+      frame(SETTINGS, 0, 0),
+      frame(HEADERS, END_HEADERS | (endsHere ? END_STREAM : 0), 1, hpack(fields)),
     ]
     if (data !== undefined)
       frames.push(frame(DATA, trailers === undefined ? END_STREAM : 0, 1, Buffer.from(data, 'latin1')))
-    if (trailers !== undefined) frames.push(frame(HEADERS, END_HEADERS | END_STREAM, 1, block(trailers)))
+    if (trailers !== undefined) frames.push(frame(HEADERS, END_HEADERS | END_STREAM, 1, hpack(trailers)))
     socket.write(Buffer.concat(frames))
   })
 }

@@ -1,7 +1,6 @@
 /** What the admin and probes listeners of a running gateway serve, and to whom. */
 
 import { execFile } from 'node:child_process'
-import { createHmac } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest'
@@ -9,6 +8,7 @@ import { freePort } from '../../support/free-port.ts'
 import { startGateway, type TestGateway } from '../../support/gateway.ts'
 import { findOnPath } from '../../support/services.ts'
 import { SteadyLoad } from '../../support/steady-load.ts'
+import { nowSec, signedToken } from '../../support/tokens.ts'
 import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
 
 let upstream: HttpUpstream
@@ -105,7 +105,7 @@ describe('the counters of a running gateway', () => {
       const ask = async (path: string, headers = {}) => (await fetch(gateway!.url + path, { headers })).text()
       await Promise.all([ask('/cached'), ask('/cached'), ask('/cached')])
       await ask('/cached')
-      const authorization = `Bearer ${mint(secret)}`
+      const authorization = `Bearer ${signedToken({ sub: 'alice', exp: nowSec() + 600 }, secret)}`
       for (let i = 0; i < 3; i++) expect(await ask('/private', { authorization })).toBe('ok')
       const metric =
         (name: string, labels = {}) =>
@@ -124,13 +124,6 @@ describe('the counters of a running gateway', () => {
     }
   })
 })
-
-/** A token that the gateway's policy `main` accepts. */
-function mint(secret: string): string {
-  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
-  const signed = `${part({ alg: 'HS256', typ: 'JWT' })}.${part({ sub: 'alice', exp: Math.floor(Date.now() / 1000) + 600 })}`
-  return `${signed}.${createHmac('sha256', secret).update(signed).digest('base64url')}`
-}
 
 describe('the probes listener', () => {
   it('serves probes and metrics to anybody, metrics only with their token when there is one, and nothing else', async () => {

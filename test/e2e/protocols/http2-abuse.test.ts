@@ -4,6 +4,7 @@ import http2 from 'node:http2'
 import net, { type Socket } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { startGateway, type TestGateway } from '../../support/gateway.ts'
+import { frame, hpack } from '../../support/raw-h2.ts'
 import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
 
 const DATA = 0
@@ -18,38 +19,6 @@ const WINDOW_UPDATE = 8
 const CONTINUATION = 9
 const END_STREAM = 1
 const END_HEADERS = 4
-
-/** HPACK without an index, as RFC 7541 §6.2.2 has it: enough for requests of tests, and for malformed ones. */
-function hpack(fields: readonly (readonly [string, string])[]): Buffer {
-  const parts: Buffer[] = []
-  const text = (value: string) => {
-    const bytes = Buffer.from(value, 'latin1')
-    const length: number[] = []
-    if (bytes.length < 127) length.push(bytes.length)
-    else {
-      length.push(127)
-      let rest = bytes.length - 127
-      for (; rest >= 128; rest = Math.floor(rest / 128)) length.push((rest % 128) | 128)
-      length.push(rest)
-    }
-    parts.push(Buffer.from(length), bytes)
-  }
-  for (const [name, value] of fields) {
-    parts.push(Buffer.from([0]))
-    text(name)
-    text(value)
-  }
-  return Buffer.concat(parts)
-}
-
-function frame(type: number, flags: number, stream: number, payload: Uint8Array = Buffer.alloc(0)): Buffer {
-  const head = Buffer.alloc(9)
-  head.writeUIntBE(payload.length, 0, 3)
-  head[3] = type
-  head[4] = flags
-  head.writeUInt32BE(stream, 5)
-  return Buffer.concat([head, payload])
-}
 
 const REQUEST = [
   [':method', 'GET'],

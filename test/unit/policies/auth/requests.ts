@@ -10,6 +10,7 @@ import { identityConfig } from '../../../../src/policies/auth/config.ts'
 import type { Clock } from '../../../../src/policies/auth/jwks.ts'
 import { createKeySets, type KeySets, type KeySetsOptions } from '../../../../src/policies/auth/key-sets.ts'
 import { type CompiledIdentity, compileIdentity } from '../../../../src/policies/auth/policy.ts'
+import { tokenPart } from '../../../support/tokens.ts'
 
 /** 2027-01-15 08:00:00 UTC */
 export const NOW_SEC = 1_800_000_000
@@ -84,9 +85,7 @@ export async function keyPair(kid: string | undefined, alg = 'ES256'): Promise<T
 
 /** A token of any bytes, signed with nothing or by `sign`. */
 export function rawToken(header: unknown, payload: unknown, signature = 'c2ln'): string {
-  const part = (value: unknown) =>
-    Buffer.from(typeof value === 'string' ? value : JSON.stringify(value)).toString('base64url')
-  return `${part(header)}.${part(payload)}.${signature}`
+  return `${tokenPart(header)}.${tokenPart(payload)}.${signature}`
 }
 
 export interface Issuer {
