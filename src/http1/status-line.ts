@@ -1,7 +1,9 @@
 /** Status lines and dates, made once. */
 
-import { STATUS_CODES } from 'node:http'
 import { flat } from './bytes.ts'
+
+// An import of node:http would load an HTTP client with it.
+const { STATUS_CODES } = process.getBuiltinModule('node:http')
 
 const lines: string[] = []
 for (let status = 100; status < 600; status++)
