@@ -5,7 +5,7 @@
  */
 
 import { createHmac } from 'node:crypto'
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -199,6 +199,30 @@ async function sample(gateway: TestGateway, startedMs: number): Promise<Sample> 
   }
 }
 
+/** What a descriptor is open on, connections with their two addresses. */
+function openOn(pid: number): string[] {
+  const connections = new Map<string, string>()
+  for (const table of ['tcp', 'tcp6']) {
+    for (const line of readFileSync(`/proc/${pid}/net/${table}`, 'latin1').split('\n').slice(1)) {
+      const [, local, remote, state, , , , , , inode] = line.trim().split(/\s+/)
+      if (inode !== undefined) connections.set(`socket:[${inode}]`, `${address(local!)} - ${address(remote!)} ${state}`)
+    }
+  }
+  return readdirSync(`/proc/${pid}/fd`).map((fd) => {
+    try {
+      const target = readlinkSync(`/proc/${pid}/fd/${fd}`)
+      return connections.get(target) ?? target
+    } catch {
+      return 'closed meanwhile'
+    }
+  })
+}
+
+function address(hex: string): string {
+  const [host, port] = hex.split(':')
+  return `${Buffer.from(host!.slice(-8), 'hex').reverse().join('.')}:${Number.parseInt(port!, 16)}`
+}
+
 let debuggerUrl = ''
 
 /** What is alive in the heap of the main thread (with one thread: of the data path), after a full collection. */
@@ -338,6 +362,7 @@ async function main(): Promise<boolean> {
     await Promise.all([...clients, sampling, warming, reloading, breaking])
     if (!gateway.running) throw new Error(`the gateway ended:\n${gateway.output().slice(-4000)}`)
     const after = await rest(gateway, upstream, startedMs, before.descriptors)
+    if (after.descriptors > before.descriptors) console.log(`still open: ${openOn(gateway.pid).join('; ')}`)
     const liveAfter = await liveHeapMiB(gateway)
     samples.push(after)
 
@@ -367,6 +392,7 @@ async function main(): Promise<boolean> {
       ],
     ]
     const code = await gateway.stop()
+    if (code !== 0) console.log(gateway.output().slice(-2000))
     verdicts.push([code === 0, `exit code ${code}`])
     const met = verdicts.every(([good]) => good)
     const exchanges = [...statuses.values()].reduce((sum, count) => sum + count, 0)
