@@ -1,6 +1,7 @@
 /** What tells stored answers apart, beside Vary: method GET, scheme, authority, path, query, and who asks. */
 
 import type { Exchange } from '../../exchange.ts'
+import { flat } from '../../http1/bytes.ts'
 import type { CacheRouteConfig } from './config.ts'
 
 export interface CacheKey {
@@ -16,9 +17,45 @@ export type UrlOf = (x: Exchange) => string
 export function compileUrl(config: CacheRouteConfig): UrlOf {
   const filter = compileQuery(config)
   return (x) => {
-    const origin = (x.client.listener.secure ? 'https://' : 'http://') + x.authority.toLowerCase() + x.path
-    return x.query === '' ? origin : origin + (filter === undefined ? x.query : filter(x.query))
+    const { authority, path } = x
+    const scheme = x.client.listener.secure ? 'https://' : 'http://'
+    const query = filter === undefined || x.query === '' ? x.query : filter(x.query)
+    const slot = slotOf(path, query)
+    const before = made[slot]!
+    if (isMadeOf(before, scheme, authority, path, query)) return before
+    const url = scheme + authority.toLowerCase() + path + query
+    if (url.length <= MADE_CHARS) made[slot] = flat(url) // put together of parts of heads, which it would keep
+    return url
   }
+}
+
+/**
+ * URLs as they were made last: one that is asked for often is neither put together nor hashed again. That costs more than
+ * the rest of a look-up.
+ */
+const MADE = 1024
+const MADE_CHARS = 256
+const made: string[] = new Array(MADE).fill('')
+
+/** By the last characters, where paths differ. */
+function slotOf(path: string, query: string): number {
+  const p = path.length
+  const q = query.length
+  let hash = p + q * 7
+  if (p > 2) hash = hash * 31 + path.charCodeAt(p - 1) * 961 + path.charCodeAt(p - 2) * 31 + path.charCodeAt(p - 3)
+  if (q > 2) hash = hash * 31 + query.charCodeAt(q - 1) * 31 + query.charCodeAt(q - 2)
+  return hash & (MADE - 1)
+}
+
+function isMadeOf(url: string, scheme: string, authority: string, path: string, query: string): boolean {
+  const pathAt = scheme.length + authority.length
+  return (
+    url.length === pathAt + path.length + query.length &&
+    url.startsWith(path, pathAt) &&
+    url.startsWith(authority, scheme.length) &&
+    url.startsWith(scheme) &&
+    (query === '' || url.endsWith(query))
+  )
 }
 
 /** Parts are joined by bytes that no field value and no path can hold. */

@@ -60,7 +60,8 @@ export interface RouteCache {
 const ONLY_IF_CACHED = new LocalReply('ONLY_IF_CACHED', { fields: 'Cache-Status: fluxor; fwd=miss\r\n' })
 const SAFE = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE'])
 /** Preconditions that speak to the origin alone (RFC 9111 §4.3.2). */
-const ORIGIN_CONDITIONS = [FIELD_ID['if-match'], FIELD_ID['if-unmodified-since']]
+const IF_MATCH = FIELD_ID['if-match']
+const IF_UNMODIFIED_SINCE = FIELD_ID['if-unmodified-since']
 
 export function compileCache(config: CacheRouteConfig, cache: Cache, route: CachedRoute): RouteCache {
   const { encoder, host } = route
@@ -136,7 +137,8 @@ export function compileCache(config: CacheRouteConfig, cache: Cache, route: Cach
     const head = method === 'HEAD'
     if (!head && method !== 'GET') return bypass(x, 'method')
     if (head ? !answersHead : !answersGet) return bypass(x, 'bypass')
-    if (x.client.body !== null || ORIGIN_CONDITIONS.some((id) => request.indexOf(id) >= 0)) return bypass(x, 'bypass')
+    if (x.client.body !== null || request.indexOf(IF_MATCH) >= 0 || request.indexOf(IF_UNMODIFIED_SINCE) >= 0)
+      return bypass(x, 'bypass')
     const upgrade = request.indexOf(FIELD_ID.upgrade)
     if (upgrade >= 0 && request.valueAt(upgrade).toLowerCase() === 'websocket') return bypass(x, 'bypass')
     const cacheControl = request.value(FIELD_ID['cache-control'])
