@@ -125,6 +125,31 @@ describe('two gateways on one Redis', () => {
     expect(await redis.command('EXISTS fluxor:cache:a:http://example.com/a')).toBe(':0\r\n')
   })
 
+  it('keep in the index of a tag what was stored while that tag was purged', async () => {
+    const [[a, door], b] = [await gatewayOn(redis.url), await gateway()]
+    await door.whenUp(5000)
+    await a.cache.second!.ready!(5000)
+    const store = async (path: string) => {
+      const before = b.origin.length
+      b.ask({ path })
+      await until(() => b.origin.length > before)
+      b.last.reply(200, { ...FRESH, Date: b.date, 'Cache-Tag': 't' }, path)
+      await until(async () => (await redis.command(`EXISTS fluxor:cache:a:http://example.com${path}`)) === ':1\r\n')
+      await until(async () => (await redis.command('SMEMBERS fluxor:cache:t:t')).includes(path))
+    }
+    await store('/first')
+    // Between what the purge has found and its removal.
+    const client = door.client as Redis
+    const smembers = client.smembers.bind(client) as (key: string) => Promise<string[]>
+    client.smembers = (async (key: string) => {
+      const found = await smembers(key)
+      if (key === 'cache:t:t') await store('/second')
+      return found
+    }) as typeof client.smembers
+    expect(await a.cache.second!.purge({ tags: ['t'] })).toBe(1)
+    expect(await redis.command('SMEMBERS fluxor:cache:t:t')).toContain('/second')
+  })
+
   it('take out again what was on its way to Redis while it was purged there', async () => {
     const [a, b] = [await gateway(), await gateway()]
     a.ask({ path: '/a' })
