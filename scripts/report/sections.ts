@@ -480,8 +480,8 @@ async function scaling(stage: Stage): Promise<Piece> {
       checks.push(...checksOf(name, result, { refusals: true }))
       return { result, tierUs: tierUs!, instanceUs: instanceUs! }
     }
-    const one = await measure('one gateway', instances[0]!, [], 2.4)
-    const three = await measure('three behind a fourth', tier, instances, 2.4)
+    const one = await measure('one gateway', instances[0]!, [], 2.1)
+    const three = await measure('three behind a fourth', tier, instances, 2.1)
     await measure('the same, one killed half-way', tier, instances, 1.6, () =>
       instances[INSTANCES - 1]!.signal('SIGKILL'),
     )
@@ -498,7 +498,7 @@ async function scaling(stage: Stage): Promise<Piece> {
       tables: [{ rows }],
       notes: [
         `Each instance has a cap of ${cap} (1/${part} of the default), the tier of ${cap * INSTANCES}. Capacity is the sum: the three served ` +
-          `${carried.toFixed(2)} times what one did, of a load that asks for 2.4 caps.`,
+          `${carried.toFixed(2)} times what one did, of a load that asks for 2.1 caps.`,
         'All four share one core here, so throughput cannot grow with them: a request costs ' +
           `${(three.tierUs + three.instanceUs).toFixed(0)} µs of it in place of ${one.instanceUs.toFixed(0)}. With a core each, the three would carry ` +
           `three times what one does, until the tier's own ${three.tierUs.toFixed(0)} µs a request fill its core; then it takes more threads, or a second one.`,
@@ -604,7 +604,7 @@ async function resources(stage: Stage): Promise<Piece> {
     for (const [name, ccuGoal] of [
       ['low', 1000],
       ['normal', 3350],
-      ['peak', 4900],
+      ['peak', 4700],
     ] as const) {
       const rate = rounded((ccuGoal * scale) / serviceSec)
       let open = 0
