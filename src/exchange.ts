@@ -64,6 +64,8 @@ export interface ResponseSink extends BodySink {
    * @param length body bytes as in Content-Length; -1: not known, the framing is the sink's matter
    */
   head(status: number, fields: string, length: number): void
+  /** @param lasting nobody changes this memory any more: it is written from where it lies, without a copy */
+  write(chunk: Uint8Array, lasting?: boolean): boolean
   /** An interim answer (1xx but 101), to be passed on at once. */
   informational(status: number, fields: string): void
   /** Where this sink's demand goes: the upstream's body, told when the client is slow or gone. */

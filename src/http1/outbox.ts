@@ -1,7 +1,8 @@
 /**
  * What one side writes, merged: text and small pieces are collected and leave in one `write`, because the system call is
  * what a request costs most. Latin1 strings up to 16 KiB are written by Node from the stack, without an allocation.
- * Large pieces are copied into recycled buffers: the read buffer that they came from is used again at once.
+ * Large pieces are copied into recycled buffers: the read buffer that they came from is used again at once. Those that
+ * last, as stored bodies do, are not copied.
  */
 
 import type { Socket } from 'node:net'
@@ -29,9 +30,14 @@ export class Outbox {
     this.#text += piece
   }
 
-  bytes(piece: Uint8Array): void {
+  /** @param lasting nobody changes the piece any more */
+  bytes(piece: Uint8Array, lasting = false): void {
     if (piece.length + this.#text.length <= MERGE_BYTES) {
       this.#text += latin1(piece, 0, piece.length)
+      return
+    }
+    if (lasting) {
+      this.#together(piece)
       return
     }
     this.flush()
@@ -40,6 +46,15 @@ export class Outbox {
       return
     }
     for (let at = 0; at < piece.length; at += READ_BUFFER_BYTES) this.#copy(piece.subarray(at, at + READ_BUFFER_BYTES))
+  }
+
+  /** What was collected and a piece from where it lies, in one system call. */
+  #together(piece: Uint8Array): void {
+    this.#socket.cork()
+    this.flush()
+    this.bytesWritten += piece.length
+    this.#socket.write(piece)
+    this.#socket.uncork()
   }
 
   #copy(piece: Uint8Array): void {

@@ -340,7 +340,7 @@ class Http2Stream implements ClientStream {
     )
   }
 
-  write(chunk: Uint8Array): boolean {
+  write(chunk: Uint8Array, lasting = false): boolean {
     if (this.#ended || this.#bodiless || chunk.length === 0 || this.#stream.destroyed) return true
     if (this.#left >= 0) {
       if (chunk.length > this.#left) {
@@ -351,10 +351,10 @@ class Http2Stream implements ClientStream {
     }
     this.#bytesSent += chunk.length
     if (this.#left === 0) {
-      this.#stream.end(Buffer.from(chunk)) // the last piece and the end leave in one frame
+      this.#stream.end(lasting ? chunk : Buffer.from(chunk)) // the last piece and the end leave in one frame
       return true
     }
-    if (this.#stream.write(Buffer.from(chunk))) return true
+    if (this.#stream.write(lasting ? chunk : Buffer.from(chunk))) return true
     const { host } = this.#connection
     this.#deadlineMs = after(host.clock.coarseMs, host.timeouts.bodyMs)
     return false

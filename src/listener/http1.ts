@@ -324,7 +324,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
     this.#outbox.text(`${statusLine(status)}${fields}${framing}\r\n`)
   }
 
-  write(chunk: Uint8Array): boolean {
+  write(chunk: Uint8Array, lasting = false): boolean {
     if (this.#state !== EXCHANGE || this.#bodiless || chunk.length === 0) return true
     if (this.#chunked) {
       this.#outbox.text(`${chunk.length.toString(16)}\r\n`)
@@ -339,7 +339,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
         }
         this.#left -= chunk.length
       }
-      this.#outbox.bytes(chunk)
+      this.#outbox.bytes(chunk, lasting)
     }
     if (this.#outbox.ready) return true
     this.#deadlineMs = after(this.#host.clock.coarseMs, this.#host.timeouts.bodyMs)

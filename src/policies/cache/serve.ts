@@ -9,7 +9,7 @@ import type { Cache } from './cache.ts'
 import { type Entry, Representation } from './entry.ts'
 
 /** Larger bodies are given in pieces, as fast as the client takes them. */
-const PIECE_BYTES = 64 * 1024
+const PIECE_BYTES = 256 * 1024
 
 export interface ServeOptions {
   readonly cache: Cache
@@ -131,7 +131,7 @@ function giveBody(client: ResponseSink, body: Uint8Array): void {
     new StoredBody(client, body).resume()
     return
   }
-  if (body.length > 0) client.write(body)
+  if (body.length > 0) client.write(body, true)
   client.end('')
 }
 
@@ -166,7 +166,7 @@ class StoredBody implements BodySource {
       }
       const piece = this.#body.subarray(this.#at, this.#at + PIECE_BYTES)
       this.#at += piece.length
-      if (!this.#sink.write(piece)) this.#paused = true
+      if (!this.#sink.write(piece, true)) this.#paused = true
     }
     this.#giving = false
   }

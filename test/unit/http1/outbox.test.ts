@@ -86,3 +86,19 @@ it('says when the peer reads slower than we write', async () => {
   outbox.bytes(Buffer.alloc(4 << 20))
   expect(outbox.ready).toBe(false)
 })
+
+it('a piece that lasts leaves from where it lies, with the head, in one system call', async () => {
+  const piece = Buffer.alloc(100_000, 'x')
+  const calls: unknown[][] = []
+  const writev = client._writev!.bind(client)
+  client._writev = (chunks, done) => {
+    calls.push(chunks.map(({ chunk }) => chunk))
+    writev(chunks, done)
+  }
+  outbox.text('head')
+  outbox.bytes(piece, true)
+  expect(calls).toEqual([['head', piece]])
+  expect(calls[0]![1]).toBe(piece)
+  expect(outbox.bytesWritten).toBe(100_004)
+  expect((await received()).equals(Buffer.concat([Buffer.from('head'), piece]))).toBe(true)
+})

@@ -65,12 +65,12 @@ describe('a fresh answer', () => {
   })
 
   it('is given in pieces to a client that reads slowly', () => {
-    const bench = new Bench({}, { maxObjectBytes: 300_000 })
-    bench.fetch({}, 200, FRESH, 'x'.repeat(200_000))
+    const bench = new Bench({}, { maxObjectBytes: 1_000_000 })
+    bench.fetch({}, 200, FRESH, 'x'.repeat(900_000))
     const client = bench.ask({ slow: true })
     expect([client.writes, client.ended]).toEqual([1, false])
     for (let i = 0; i < 4; i++) client.source!.resume()
-    expect(client.text).toHaveLength(200_000)
+    expect(client.text).toHaveLength(900_000)
     expect(client.ended).toBe(true)
   })
 })
