@@ -65,6 +65,8 @@ export class Http1Connection implements ClientStream, ClientConnection {
   #bodiless = false
   #close = false
   #lingered = 0
+  /** What the socket had not sent yet when that was looked at last. */
+  #unsent = 0
 
   /** @param early bytes of the client that were read before, with a PROXY header */
   constructor(host: Http1Host, accepted: Socket, listener: ListenerInfo, remoteAddress: string, early?: Buffer) {
@@ -416,6 +418,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
   #ended(): void {
     const x = this.#exchange!
     const rest = this.#frame.length !== 0 && !this.#body.complete
+    this.#frame.target = '' // cut from the head, which would stay in memory with it
     this.#exchange = null
     this.#tunnel = null
     this.source = null
@@ -431,13 +434,29 @@ export class Http1Connection implements ClientStream, ClientConnection {
 
   /**
    * Half-closes and drops what still comes for a while: closing at once would make the kernel send a reset that may take
-   * the answer with it (RFC 9112 §9.6).
+   * the answer with it (RFC 9112 §9.6). The while begins when the answer has left; a client that takes none of it for as
+   * long as a body may stand still is given up before.
    */
   #linger(): void {
     this.#state = LINGER
     this.#lingered = 0
-    this.#deadlineMs = this.#host.clock.coarseMs + LINGER_MS
-    this.#socket.end()
+    this.#unsent = this.#socket.writableLength
+    this.#deadlineMs = after(this.#host.clock.coarseMs, this.#host.timeouts.bodyMs)
+    this.#socket.end(() => {
+      this.#deadlineMs = this.#host.clock.coarseMs + LINGER_MS
+    })
+  }
+
+  /** The end of it, never by a reset: the kernel may still be sending. */
+  #lingeredEnough(): void {
+    const unsent = this.#socket.writableLength
+    if (unsent > 0 && unsent < this.#unsent) {
+      this.#unsent = unsent
+      this.#deadlineMs = after(this.#host.clock.coarseMs, this.#host.timeouts.bodyMs)
+      return
+    }
+    this.#socket.destroy()
+    this.#gone()
   }
 
   readonly #onDrain = (): void => {
@@ -451,8 +470,8 @@ export class Http1Connection implements ClientStream, ClientConnection {
     if (this.#tunnel !== null) this.#body.ended()
     else if (this.#state === EXCHANGE)
       this.destroy() // the client is gone: stop the work (as nginx, Go and Envoy do)
-    else if (this.#state === LINGER) this.#socket.destroy()
-    else this.#socket.end()
+    else if (this.#state !== LINGER) this.#socket.end()
+    else if (this.#socket.writableFinished) this.#socket.destroy()
   }
 
   readonly #onClose = (): void => {
@@ -490,6 +509,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
     else if (this.#state === EXCHANGE && this.#body.wanted && !this.#body.complete && !this.#headSent) {
       this.bodyFailed('bodyTimeout', 'the body did not arrive in time')
     } else if (this.#state === IDLE) this.#linger()
+    else if (this.#state === LINGER) this.#lingeredEnough()
     else this.destroy()
   }
 
