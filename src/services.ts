@@ -378,11 +378,16 @@ export class Services {
   }
 
   #checkKeyFiles(): void {
-    const { changed, errors } = this.keySets.reload()
+    const { changed, errors, undo } = this.keySets.reload()
     for (const error of errors) this.logger.error('key file not taken', { error })
     if (!changed) return
-    this.logger.info('keys reloaded')
-    this.onKeysChanged()
+    try {
+      this.onKeysChanged()
+      this.logger.info('keys reloaded')
+    } catch (err) {
+      undo()
+      this.logger.error('key file not taken', { err })
+    }
   }
 
   /** Opens the log files anew, after they were renamed. */

@@ -13,6 +13,8 @@ export interface ApiKey {
   readonly expiresMs: number
   /** Field lines set upstream. */
   readonly fields: string
+  /** Lower-case names of these. */
+  readonly names: readonly string[]
   readonly digest: Buffer
 }
 
@@ -25,8 +27,11 @@ export class ApiKeyTable {
   #headerNames: ReadonlySet<string> = new Set()
   readonly #scratch = Buffer.alloc(32)
 
-  /** @throws when one key stands twice: which entry counts must not depend on the order of a file */
-  replace(entries: readonly ApiKeyEntry[]): void {
+  /**
+   * Returns what takes it back.
+   * @throws when one key stands twice: which entry counts must not depend on the order of a file
+   */
+  replace(entries: readonly ApiKeyEntry[]): () => void {
     const byDigest = new Map<string, ApiKey>()
     const headerNames = new Set<string>()
     for (const { name, sha256, tier, expires, headers } of entries) {
@@ -37,10 +42,17 @@ export class ApiKeyTable {
         headerNames.add(header)
       }
       const identity: Identity = Object.freeze({ subject: name, claims: NO_CLAIMS, apiKey: name, tier })
-      byDigest.set(sha256, { identity, expiresMs: expires ?? Infinity, fields, digest: Buffer.from(sha256, 'hex') })
+      const names = Object.keys(headers)
+      const digest = Buffer.from(sha256, 'hex')
+      byDigest.set(sha256, { identity, expiresMs: expires ?? Infinity, fields, names, digest })
     }
+    const [keysBefore, namesBefore] = [this.#byDigest, this.#headerNames]
     this.#byDigest = byDigest
     this.#headerNames = headerNames
+    return () => {
+      this.#byDigest = keysBefore
+      this.#headerNames = namesBefore
+    }
   }
 
   /** Lower-case names of the headers that keys set. */

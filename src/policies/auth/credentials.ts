@@ -137,7 +137,8 @@ function carriesBearer(request: MessageHead): boolean {
   return false
 }
 
-function drop(x: Exchange, name: string): void {
+/** The client's own fields of that name stay behind. */
+export function drop(x: Exchange, name: string): void {
   if (x.requestDrop === null) x.requestDrop = [name]
   else x.requestDrop.push(name)
 }

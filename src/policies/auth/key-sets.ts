@@ -33,6 +33,8 @@ export interface KeySetsOptions {
 export interface ReloadResult {
   readonly changed: boolean
   readonly errors: readonly string[]
+  /** Takes the API keys back as they were: they do not fit the routes. */
+  readonly undo: () => void
 }
 
 /** Tokens remembered for each JWT policy, and their bytes. */
@@ -80,8 +82,8 @@ export interface KeySets {
 
 interface FileBacked {
   readonly file: string | undefined
-  /** True when the content changed. Throws what a person should know. */
-  load(): boolean
+  /** False when the content is the same; what takes the new one back, where that can be. Throws what a person should know. */
+  load(): boolean | (() => void)
 }
 
 export function createKeySets(options: KeySetsOptions = {}): KeySets {
@@ -146,14 +148,17 @@ export function createKeySets(options: KeySetsOptions = {}): KeySets {
     reload() {
       let changed = false
       const errors: string[] = []
+      const undo: (() => void)[] = []
       for (const backed of [...local.values(), ...apiKeys.values()]) {
         try {
-          if (backed.load()) changed = true
+          const loaded = backed.load()
+          if (loaded !== false) changed = true
+          if (typeof loaded === 'function') undo.push(loaded)
         } catch (error) {
           errors.push((error as Error).message)
         }
       }
-      return { changed, errors }
+      return { changed, errors, undo: () => undo.forEach((each) => void each()) }
     },
 
     retain(identity) {
@@ -279,16 +284,17 @@ function apiKeyFile(config: ApiKeysConfig, baseDir: string, parse: (text: string
   return {
     table,
     file,
-    load(): boolean {
+    load(): false | (() => void) {
       const text = file === undefined ? '' : readText(file)
       if (text === last) return false
+      let undo: () => void
       try {
-        table.replace([...config.keys, ...(file === undefined ? [] : parseList(text, parse))])
+        undo = table.replace([...config.keys, ...(file === undefined ? [] : parseList(text, parse))])
       } catch (error) {
         throw new Error(`${file ?? 'apiKeys'}: ${(error as Error).message}`)
       }
       last = text
-      return true
+      return undo
     },
   }
 }

@@ -14,6 +14,7 @@ import {
   type CredentialSource,
   compileStrip,
   createStripList,
+  drop,
   fromCookie,
   fromHeader,
   fromQuery,
@@ -65,7 +66,11 @@ export function compileIdentity(
       x.identity = key === undefined ? token.identity : merge(token.identity, key.identity)
       x.requestFields += token.fields
     } else if (key !== undefined) x.identity = key.identity
-    if (key !== undefined) x.requestFields += key.fields
+    if (key !== undefined && key.fields !== '') {
+      x.requestFields += key.fields
+      // Keys may have been read anew since the route's own names were put together.
+      for (const name of key.names) drop(x, name)
+    }
     strip?.(x)
     return undefined
   }

@@ -113,10 +113,18 @@ describe('a key file', () => {
       expect(keySets.files()).toEqual([file])
 
       write([{ name: 'two', sha256: sha256('two'), headers: { 'X-New': '1' } }])
-      expect(keySets.reload()).toEqual({ changed: true, errors: [] })
-      expect(gate(request(['X-API-Key: two']))).toBeUndefined()
+      expect(keySets.reload()).toMatchObject({ changed: true, errors: [] })
+      const two = request(['X-API-Key: two', 'X-New: mine'])
+      expect(gate(two)).toBeUndefined()
+      // Also where the route's own names were put together before: nobody else says it.
+      expect(two.requestDrop).toContain('x-new')
       expect(gate(request(['X-API-Key: one']))).toMatchObject({ code: 'KEY_UNKNOWN' })
       expect(allForwardedNames(identityConfig.parse(config), keySets)).toEqual(['x-plan', 'x-new'])
+
+      write([{ name: 'three', sha256: sha256('three') }])
+      keySets.reload().undo()
+      expect(gate(request(['X-API-Key: two']))).toBeUndefined()
+      expect(gate(request(['X-API-Key: three']))).toMatchObject({ code: 'KEY_UNKNOWN' })
 
       for (const bad of [{ a: 1 }, [{ name: 'x', sha256: 'short' }], [ACME], [{ name: 'x', key: 'plain' }]]) {
         write(bad)
