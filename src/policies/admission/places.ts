@@ -649,18 +649,30 @@ export class Places {
     }
   }
 
-  /** Who has less than its guarantee in service goes first, then the order of the tiers. */
+  /**
+   * Who has less than its guarantee in service goes first, then the order of the tiers. A tier whose waiters are all with
+   * threads that do not look holds up none of the others. −1: nobody can be served now.
+   */
   #nextTier(): number {
     const words = this.#words
     const { order, guarantees } = this.limits
-    if (order.length === 1) return words[T_WAITING + order[0]!]! > 0 ? order[0]! : -1
     let first = -1
     for (const tier of order) {
-      if (words[T_WAITING + tier] === 0) continue
+      if (words[T_WAITING + tier] === 0 || this.#unseen(tier)) continue
       if (words[T_SERVICE + tier]! < Math.floor(guarantees[tier]! * this.workers)) return tier
       if (first < 0) first = tier
     }
     return first
+  }
+
+  /** Whether all of its waiters are with threads that have not looked at what was granted to them. */
+  #unseen(tier: number): boolean {
+    const words = this.#words
+    for (let t = 0; t < this.#threads; t++) {
+      const at = HEADER + t * STRIDE
+      if (words[at + QUEUED + tier]! > 0 && words[at + GRANTED + tier]! < SHOWN) return false
+    }
+    return true
   }
 
   #nextThread(tier: number): number {
