@@ -4,7 +4,7 @@
  * what is watched. Starts, replacements and reloads take turns, so that no thread starts with a config of yesterday.
  */
 
-import { createServer } from 'node:net'
+import { createServer, type Server } from 'node:net'
 import { availableParallelism } from 'node:os'
 import type { Readable } from 'node:stream'
 import { getHeapSnapshot, getHeapStatistics } from 'node:v8'
@@ -14,7 +14,7 @@ import type { Address } from './config/host-port.ts'
 import type { Config } from './config/schema.ts'
 import type { ExplainRequest, Explanation } from './explain.ts'
 import { type AdminListener, type AdminOptions, createAdmin } from './listener/admin.ts'
-import { SHARES_PORTS } from './listener/fast.ts'
+import { ACCEPT_QUEUES, SHARES_PORTS } from './listener/fast.ts'
 import { LineWriter } from './observability/line-writer.ts'
 import { createLogger, type Logger } from './observability/logger.ts'
 import { AdmissionControl, CONTROL_TICK_MS } from './policies/admission/control.ts'
@@ -97,9 +97,10 @@ export class Gateway {
   /** More connections than the process may open would be accepted and then fail: half-way, and others with them. */
   #fitConnections(config: Config): Config {
     const most = descriptorLimit()
-    const { limits } = config.server
+    const { limits, listen } = config.server
+    const queues = listen.length * Math.max(ACCEPT_QUEUES, this.threads)
     // A client's connection may need one to an upstream; logs, Redis and the rest are a few.
-    const room = most === undefined ? Number.POSITIVE_INFINITY : Math.max(16, Math.floor((most - 64) / 2))
+    const room = most === undefined ? Number.POSITIVE_INFINITY : Math.max(16, Math.floor((most - 64 - queues) / 2))
     if (limits.connections <= room) return config
     this.logger.warn('server.limits.connections is lowered to half of what the process may open (ulimit -n)', {
       connections: limits.connections,
@@ -139,13 +140,20 @@ export class Gateway {
 
   /** A shared port can be taken twice, also by a stranger: who starts a second gateway must hear of it. */
   async #expectFreePorts(): Promise<void> {
-    for (const { address } of this.config.server.listen) {
-      if (address.port === 0) continue
-      const server = createServer()
-      await new Promise<void>((resolve, reject) => {
-        server.once('error', (error) => reject(listenError(error, joinAddress(address), 'server.listen')))
-        server.listen({ host: address.host, port: address.port, exclusive: true }, () => server.close(() => resolve()))
-      })
+    const probes: Server[] = []
+    try {
+      for (const { address } of this.config.server.listen) {
+        if (address.port === 0) continue
+        const server = createServer()
+        await new Promise<void>((resolve, reject) => {
+          server.once('error', (error) => reject(listenError(error, joinAddress(address), 'server.listen')))
+          server.listen({ host: address.host, port: address.port, exclusive: true }, resolve)
+        })
+        probes.push(server)
+      }
+    } finally {
+      // Not before all are bound: two spellings of one address are one port, too.
+      await Promise.all(probes.map((server) => new Promise((resolve) => server.close(resolve))))
     }
   }
 
@@ -303,6 +311,7 @@ export class Gateway {
    */
   reload(config: Config): Promise<void> {
     return this.#inTurn(async () => {
+      if (this.#state !== 'running') throw new Error('the gateway stops')
       const next = this.#fitConnections(this.#keepBound(config))
       const memory = createSharedMemory(next, this.threads, this.memory)
       try {

@@ -46,11 +46,11 @@ interface Arrival {
 /** Whether the kernel spreads connections over several listening sockets of one port, of other threads too. */
 export const SHARES_PORTS = ['linux', 'freebsd', 'dragonfly', 'sunos', 'aix'].includes(process.platform)
 /**
- * Accept queues of a listener in a thread. libuv takes one connection from each in a turn of its loop, and a turn lasts
+ * Accept queues of a listener, shared out to the threads. libuv takes one connection from each in a turn of its loop, and a turn lasts
  * as long as all that is ready: with one queue, a thousand busy connections would keep the next thousand waiting for
  * half a minute.
  */
-const ACCEPT_QUEUES = 32
+export const ACCEPT_QUEUES = 32
 const FILES_CHECK_MS = 1000
 /** How long WebSocket clients have for their side of the closing handshake. */
 const GOODBYE_MS = 500
@@ -79,7 +79,8 @@ export class FastListener implements Http1Host {
   /** Rejects with the error of `listen`. Returns the port. */
   async listen(host: string, port: number): Promise<number> {
     let bound = port
-    for (let queue = 0; queue < (SHARES_PORTS ? ACCEPT_QUEUES : 1); queue++) bound = await this.#open(host, bound)
+    const queues = SHARES_PORTS ? Math.ceil(ACCEPT_QUEUES / this.#owner.services.info.threads) : 1
+    for (let queue = 0; queue < queues; queue++) bound = await this.#open(host, bound)
     this.#info = { ...this.#info, port: bound }
     this.#owner.services.clock.add(this)
     return bound

@@ -138,5 +138,6 @@ describe('createGateway', () => {
     expect(await (await running).text()).toBe('late')
     expect(await gateway.close()).toBe(0)
     await expect(fetch(url)).rejects.toThrow()
+    await expect(gateway.reload(config([all]))).rejects.toThrow('the gateway stops')
   })
 })
