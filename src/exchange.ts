@@ -140,8 +140,6 @@ export class Exchange {
   readonly client: ClientStream
   /** `performance.now()` when the head was complete. */
   readonly startedMs: number
-  /** `performance.now()` when its steps were last taken up: at the start, and after each wait. Reading it costs nothing. */
-  nowMs: number
   /** The normalised path: what is matched, authorised and forwarded. */
   path = '/'
   /** With its `?`, or ''. Never touched. */
@@ -191,7 +189,6 @@ export class Exchange {
     this.request = request
     this.client = client
     this.startedMs = nowMs
-    this.nowMs = nowMs
   }
 
   get finished(): boolean {

@@ -107,7 +107,6 @@ export function compileRoute(config: RouteConfig, context: RouteContext): RouteH
           result.then(
             (later) => {
               if (x.finished) return
-              x.nowMs = performance.now()
               if (later === undefined) run(x, steps, i + 1)
               else if (later !== ANSWERED) refuse(x, later)
             },

@@ -59,10 +59,16 @@ export interface ForwardOptions {
 export function requestHead(x: Exchange, path: string, endpoint: string, options: ForwardOptions): string {
   const { request } = x
   const host = options.host || x.authority || endpoint
+  let { names } = options
+  let more = droppedNames(x)
+  if (more !== null && more.length > FEW_NAMES) {
+    names = new Set([...(names ?? []), ...more])
+    more = null
+  }
   const drop = x.peerTrusted ? TRUSTED_REQUEST_DROP : REQUEST_DROP
   return (
     `${request.method} ${path}${x.query} HTTP/1.1\r\nHost: ${host}\r\n` +
-    request.fieldLines(drop, options.dropUnderscores, options.names, droppedNames(x)) +
+    request.fieldLines(drop, options.dropUnderscores, names, more) +
     via(request) +
     ownFields(x, options) +
     (options.startTrace && request.indexOf(FIELD_ID.traceparent) < 0 ? newTraceparent() : '') +
@@ -149,6 +155,9 @@ export function cameSecurely(x: Exchange): boolean {
   const told = x.peerTrusted ? x.request.value(FIELD_ID['x-forwarded-proto']) : undefined
   return told === undefined ? x.client.listener.secure : told.toLowerCase() === 'https'
 }
+
+/** Up to so many are looked through, field by field. */
+const FEW_NAMES = 8
 
 /** What stays behind of this request beside; null: nothing. */
 function droppedNames({ connectionNames, requestDrop }: Exchange): readonly string[] | null {

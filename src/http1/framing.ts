@@ -63,7 +63,7 @@ export function frameRequest(head: MessageHead, frame: RequestFrame): HeadError 
       const match = ABSOLUTE_FORM.exec(target)
       if (match === null || !isAuthority(match[1]!))
         return bad('the request-target is neither a path nor an absolute URI')
-      authority = match[1]! // RFC 9112 §3.2.2: it replaces the Host field
+      authority = interned(match[1]!) // RFC 9112 §3.2.2: it replaces the Host field
       const rest = match[2]!
       frame.target = rest === '' ? '/' : rest.charCodeAt(0) === 47 ? rest : `/${rest}`
     }

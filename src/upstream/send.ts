@@ -96,7 +96,7 @@ class Sending implements PickContext, BodySink {
     if (x.client.body !== null) this.#replay = []
     upstream.budget.onFirstTry(x.startedMs)
     if (this.handler.mirror !== undefined && !this.upgrade) this.#copy = this.handler.mirror.begin(x)
-    this.#try(false, x.nowMs)
+    this.#try(false, performance.now())
     const { hedging } = upstream.config
     if (hedging !== undefined && !this.upgrade && this.#current !== null && x.client.body === null)
       this.#watchForHedge(hedging.after)

@@ -69,8 +69,8 @@ export function compileRequestDecoding(
     const coding = Object.hasOwn(ALIASES, codings[0]!) ? ALIASES[codings[0]!] : undefined
     if (coding === undefined) return unknown
     if (decoders >= MAX_DECODERS) return BUSY
-    decoders++
     const body = new DecodedBody(x, x.client.body, coding, limits, refuse)
+    decoders++
     x.onFinish(() => {
       decoders--
       body.close()
