@@ -223,7 +223,7 @@ function compileForwarding(config: RouteConfig, context: RouteContext, back: Way
   const mirror =
     copies === undefined ? undefined : new Mirror(copies, config.mirror!, requestTextFor(copies), services.info.threads)
 
-  const { names } = context.forward
+  const { names } = forwardOptions(config, parts[0]!.target, context.forward, services)
   const requestTrailers = (trailers: string) =>
     names === null ? trailers : withoutFields(trailers, (name) => names.has(name))
 

@@ -372,3 +372,27 @@ describe('the connections', () => {
     await expectAlive(pair)
   })
 })
+
+describe('trailers of a request', () => {
+  it('cannot say what the route says itself', async () => {
+    const own = await startPair({
+      routes: [
+        {
+          match: { pathPrefix: '/' },
+          upstream: 'app',
+          headers: { request: { set: { 'x-role': 'guest' }, remove: ['x-gone'] } },
+        },
+      ],
+    })
+    try {
+      const request = await expectForwarded(
+        own,
+        'POST /p HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Role: admin\r\nX-Gone: 1\r\nX-Sum: 2\r\n\r\n',
+      )
+      expect(field(request, 'x-role')).toBe('guest')
+      expect(request.trailers).toEqual([['X-Sum', '2']])
+    } finally {
+      await own.close()
+    }
+  })
+})
