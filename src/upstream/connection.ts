@@ -4,67 +4,28 @@
  */
 
 import net from 'node:net'
-import tls from 'node:tls'
-import type { BodySink, BodySource, ResponseSink, Tunnel } from '../exchange.ts'
+import type tls from 'node:tls'
+import type { BodySource, ResponseSink } from '../exchange.ts'
 import { ChunkedDecoder } from '../http1/chunked.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
 import { CHUNKED, declaredLength, frameResponse, listTokens, UNTIL_CLOSE } from '../http1/framing.ts'
 import { HeadReader } from '../http1/head-reader.ts'
-import { type HeadLimits, type MessageHead, NEED_MORE, PARSED } from '../http1/message-head.ts'
+import { type MessageHead, NEED_MORE, PARSED } from '../http1/message-head.ts'
 import { Outbox } from '../http1/outbox.ts'
 import { readInto } from '../http1/socket.ts'
+import {
+  type Attempt,
+  type Carrier,
+  type ConnectionTimeouts,
+  expectsBody,
+  type FailureKind,
+  isEventStream,
+  MAX_INFORMATIONAL,
+  openSocket,
+  RESPONSE_LIMITS,
+  reportFailure,
+} from './carrier.ts'
 import type { Endpoint } from './endpoint.ts'
-
-/** Why an attempt failed. `connect` and `connectTimeout`: not a byte was sent. */
-export type FailureKind = 'connect' | 'connectTimeout' | 'reset' | 'bad' | 'timeout'
-
-/** Who holds a connection for one request. */
-export interface Attempt {
-  readonly method: string
-  /** An interim answer; 100 and 101 never come here. */
-  informational(head: MessageHead): void
-  /** The final head. @param length as in `ResponseSink.head`. Returns where the body goes. */
-  head(head: MessageHead, length: number): ResponseSink
-  /** No final head came. The connection is gone. */
-  failed(kind: FailureKind, detail: string): void
-  /** The body broke off after the head; the sink is told next. The connection is gone. */
-  broken(kind: FailureKind, detail: string): void
-  /** The whole answer was read. The connection is back in its pool or gone. */
-  done(): void
-  /**
-   * The upstream took the WebSocket (a handshake's carrier alone says so). Returns where its bytes go; `done()` or
-   * `broken()` follows as after `head()`.
-   */
-  upgraded?(head: MessageHead, tunnel: Tunnel): ResponseSink
-}
-
-/** What carries one request to an endpoint: an HTTP/1.1 connection, a stream of HTTP/2, a WebSocket's handshake. */
-export interface Carrier extends BodySink {
-  /** A byte of the request may have reached the endpoint. */
-  readonly connected: boolean
-  /** Its connection has served before: a failure may only mean that the upstream closed it while idle. */
-  readonly reused: boolean
-  /** Where body demand goes when the request is slow upstream: the client's body. */
-  requestSource: BodySource | null
-  /**
-   * Sends a request's head; the body follows through this sink unless `length` is 0.
-   * @param headText start line and fields without framing, each line ending in CRLF
-   * @param length of the body: 0, a Content-Length, or CHUNKED
-   */
-  send(attempt: Attempt, headText: string, length: number): void
-  /** Nobody wants the answer (any more). The attempt hears nothing. */
-  cancel(): void
-}
-
-export interface ConnectionTimeouts {
-  readonly connectMs: number
-  readonly firstByteMs: number
-  readonly idleMs: number
-  /** Instead of `idleMs` for event streams, gRPC and WebSockets. */
-  readonly streamIdleMs: number
-  /** Age at which a WebSocket is closed; 0: none. */
-  readonly tunnelLifetimeMs: number
-}
 
 /** What a connection tells its pool. */
 export interface ConnectionOwner {
@@ -76,10 +37,6 @@ export interface ConnectionOwner {
   /** The socket is closed, for whatever reason. Called once. */
   closed(connection: UpstreamConnection): void
 }
-
-/** Answers may have large heads (cookies, CSP), but not endless ones. */
-export const RESPONSE_LIMITS: HeadLimits = { headBytes: 64 * 1024, fields: 256, targetBytes: 0 }
-export const MAX_INFORMATIONAL = 1000
 
 const HEAD = 0
 const BODY_LENGTH = 1
@@ -114,7 +71,6 @@ export class UpstreamConnection implements Carrier, BodySource {
   idleSinceMs = 0
   /** The upstream's own keep-alive time from its `Keep-Alive: timeout=…`; 0: not told. */
   announcedIdleMs = 0
-  /** Where body demand goes when the request is slow upstream: the client's body. */
   requestSource: BodySource | null = null
 
   /** @param opening bytes that come before anything else, TLS too: a PROXY header */
@@ -145,7 +101,6 @@ export class UpstreamConnection implements Carrier, BodySource {
     this.socket.on('drain', () => this.requestSource?.resume())
   }
 
-  /** True when it has served before: a failure may only mean that the upstream closed it while idle. */
   get reused(): boolean {
     return this.#served > 1
   }
@@ -158,11 +113,6 @@ export class UpstreamConnection implements Carrier, BodySource {
     return !this.#closed && this.#keepAlive && !this.socket.destroyed
   }
 
-  /**
-   * Sends a request's head; the body follows through this sink unless `length` is 0.
-   * @param headText start line and fields without framing, each line ending in CRLF
-   * @param length of the body: 0, a Content-Length, or CHUNKED
-   */
   send(attempt: Attempt, headText: string, length: number): void {
     this.#attempt = attempt
     this.#served++
@@ -231,7 +181,6 @@ export class UpstreamConnection implements Carrier, BodySource {
     this.socket.resume()
   }
 
-  /** Nobody wants the answer (any more). The attempt hears nothing. */
   cancel(): void {
     this.#attempt = null
     this.#sink = null
@@ -392,12 +341,7 @@ export class UpstreamConnection implements Carrier, BodySource {
     this.requestSource = null
     this.deadlineMs = Number.POSITIVE_INFINITY
     this.destroy()
-    if (attempt === null) return
-    if (sink === null) attempt.failed(kind, detail)
-    else {
-      attempt.broken(kind, detail)
-      sink.abort()
-    }
+    reportFailure(attempt, sink, kind, detail)
   }
 
   readonly #onEnd = (): void => {
@@ -416,39 +360,4 @@ export class UpstreamConnection implements Carrier, BodySource {
     else this.#fail('connect', this.#error || 'the connection was not established')
     this.#owner.closed(this)
   }
-}
-
-/** Methods whose requests say `Content-Length: 0` when they have no body (RFC 9110 §8.6). */
-function expectsBody(method: string): boolean {
-  return method === 'POST' || method === 'PUT' || method === 'PATCH'
-}
-
-/** An answer that may never end, with pauses of any length (WHATWG HTML §9.2). */
-export function isEventStream(head: MessageHead): boolean {
-  return head.beginsWith(FIELD_ID['content-type'], 'text/event-stream')
-}
-
-/** Connects to an endpoint, with TLS where its URL says so. */
-export function openSocket(
-  endpoint: Endpoint,
-  options: tls.ConnectionOptions | undefined,
-  protocol: 'http/1.1' | 'h2',
-  opening?: Buffer,
-): net.Socket {
-  const { host, port } = endpoint
-  if (!endpoint.secure || opening !== undefined) {
-    const plain = net.connect({ host, port, noDelay: true })
-    if (opening !== undefined) plain.write(opening)
-    if (!endpoint.secure) return plain
-    return secured({ socket: plain })
-  }
-  return secured({ host, port })
-
-  function secured(to: tls.ConnectionOptions): tls.TLSSocket {
-    return tls.connect({ ...to, ...options, servername: serverName(endpoint), ALPNProtocols: [protocol] })
-  }
-}
-
-function serverName(endpoint: Endpoint): string | undefined {
-  return net.isIP(endpoint.serverName) === 0 ? endpoint.serverName : undefined
 }

@@ -9,7 +9,14 @@ import { FIELD_ID } from '../http1/field-names.ts'
 import { CHUNKED, declaredLength } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
 import { trailerLines } from '../http1/trailers.ts'
-import { type Attempt, type Carrier, type FailureKind, MAX_INFORMATIONAL } from './connection.ts'
+import {
+  type Attempt,
+  type Carrier,
+  expectsBody,
+  type FailureKind,
+  MAX_INFORMATIONAL,
+  reportFailure,
+} from './carrier.ts'
 import type { H2Session } from './h2-session.ts'
 import { eachField, responseHead } from './head-text.ts'
 
@@ -241,18 +248,8 @@ export class H2Request implements Carrier, BodySource {
     const sink = this.#sink
     this.#finish()
     this.#reset()
-    if (attempt === null) return
-    if (sink === null) attempt.failed(kind, detail)
-    else {
-      attempt.broken(kind, detail)
-      sink.abort()
-    }
+    reportFailure(attempt, sink, kind, detail)
   }
-}
-
-/** Methods whose requests say `content-length: 0` when they have no body (RFC 9110 §8.6). */
-function expectsBody(method: string): boolean {
-  return method === 'POST' || method === 'PUT' || method === 'PATCH'
 }
 
 /** A flat list of names and values, pseudo fields first. */

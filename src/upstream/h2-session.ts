@@ -6,7 +6,7 @@
 import type { ClientHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 import type tls from 'node:tls'
-import { type ConnectionTimeouts, openSocket, RESPONSE_LIMITS } from './connection.ts'
+import { type ConnectionTimeouts, openSocket, RESPONSE_LIMITS } from './carrier.ts'
 import type { Endpoint } from './endpoint.ts'
 import { H2Request } from './h2-request.ts'
 

@@ -4,7 +4,7 @@
  */
 
 import { MessageHead, PARSED } from '../http1/message-head.ts'
-import { RESPONSE_LIMITS } from './connection.ts'
+import { RESPONSE_LIMITS } from './carrier.ts'
 
 /** @param lines fields without their CRLF @param each is given names in lower case */
 export function eachField(lines: readonly string[], each: (name: string, value: string) => void): void {

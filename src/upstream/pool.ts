@@ -6,7 +6,7 @@
 
 import type tls from 'node:tls'
 import type { Clock, Ticking } from '../shared/clock.ts'
-import type { Carrier, ConnectionTimeouts } from './connection.ts'
+import type { Carrier, ConnectionTimeouts } from './carrier.ts'
 import type { Endpoint } from './endpoint.ts'
 import type { ProxyAddresses, ProxyVersion } from './proxy-header.ts'
 

@@ -6,7 +6,7 @@
 import type { ClientRequest } from 'node:http'
 import type { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
-import { RESPONSE_LIMITS } from './connection.ts'
+import { RESPONSE_LIMITS } from './carrier.ts'
 import type { Endpoint } from './endpoint.ts'
 
 // Not by an import, which would load an HTTP client with it (see listener/admin.ts).

@@ -19,7 +19,8 @@ import {
   type FailureKind,
   MAX_INFORMATIONAL,
   openSocket,
-} from './connection.ts'
+  reportFailure,
+} from './carrier.ts'
 import type { Endpoint } from './endpoint.ts'
 import { eachField, responseHead } from './head-text.ts'
 import { FrameCursor, GOING_AWAY, GOING_AWAY_MASKED } from './websocket-frames.ts'
@@ -307,12 +308,7 @@ export class WebSocketHandshake implements Carrier, Tunnel, BodySource, WebSocke
     const attempt = this.#attempt
     const sink = this.#sink
     this.#close(false)
-    if (attempt === null) return
-    if (sink === null) attempt.failed(kind, detail)
-    else {
-      attempt.broken(kind, detail)
-      sink.abort()
-    }
+    reportFailure(attempt, sink, kind, detail)
   }
 
   #close(orderly: boolean): void {
