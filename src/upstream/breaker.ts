@@ -9,6 +9,8 @@
  * Pure: time and randomness are passed in. Owes: each `allow()` that was true is paid by one `onResult()` or `onCancel()`.
  */
 
+import { SlidingCounts } from './sliding-counts.ts'
+
 export type BreakerState = 'closed' | 'open' | 'halfOpen'
 
 export interface BreakerOptions {
@@ -32,7 +34,10 @@ export interface BreakerOptions {
   readonly onTransition?: (from: BreakerState, to: BreakerState, reason: string, nowMs: number) => void
 }
 
-const BUCKETS = 10
+/** What is counted. */
+const CALLS = 0
+const ERRORS = 1
+const SLOW = 2
 const RAMP_START = 0.1
 /** A probe that is neither answered nor cancelled by then is lost: the next one may go. */
 const PROBE_LOST_MS = 60_000
@@ -42,7 +47,6 @@ export class Breaker {
   readonly #slowCallRatio: number
   readonly #slowCallMs: number
   readonly #minRequests: number
-  readonly #bucketMs: number
   readonly #openForMs: number
   readonly #maxOpenForMs: number
   readonly #probes: number
@@ -50,14 +54,7 @@ export class Breaker {
   readonly #rampMs: number
   readonly #random: () => number
   readonly #onTransition: BreakerOptions['onTransition']
-  readonly #calls = new Int32Array(BUCKETS)
-  readonly #errors = new Int32Array(BUCKETS)
-  readonly #slow = new Int32Array(BUCKETS)
-  #callSum = 0
-  #errorSum = 0
-  #slowSum = 0
-  /** Number of the newest bucket, counted from the clock's zero. */
-  #tick = -1
+  readonly #counts: SlidingCounts
   #state: BreakerState = 'closed'
   #openUntilMs = -Infinity
   #openings = 0
@@ -73,7 +70,7 @@ export class Breaker {
     this.#slowCallRatio = options.slowCallRatio ?? Infinity
     this.#slowCallMs = options.slowCallMs ?? Infinity
     this.#minRequests = Math.max(1, options.minRequests)
-    this.#bucketMs = Math.max(1, options.windowMs / BUCKETS)
+    this.#counts = new SlidingCounts(3, options.windowMs)
     this.#openForMs = options.openForMs
     this.#maxOpenForMs = Math.max(options.openForMs, options.maxOpenForMs ?? options.openForMs * 10)
     this.#probes = options.probes ?? 1
@@ -136,23 +133,19 @@ export class Breaker {
       else if (++this.#passed >= this.#successes) this.#close(nowMs)
       return
     }
-    const i = this.#advance(nowMs)
-    this.#calls[i]!++
-    this.#callSum++
-    if (!ok) {
-      this.#errors[i]!++
-      this.#errorSum++
-    }
-    if (slow) {
-      this.#slow[i]!++
-      this.#slowSum++
-    }
-    if ((ok && !slow) || this.#callSum < this.#minRequests) return
-    if (this.#errorSum >= this.#errorRatio * this.#callSum && !ok) {
-      this.#open(`${percent(this.#errorSum, this.#callSum)} of ${this.#callSum} calls failed`, nowMs)
-    } else if (this.#slowSum >= this.#slowCallRatio * this.#callSum && slow) {
-      const share = percent(this.#slowSum, this.#callSum)
-      this.#open(`${share} of ${this.#callSum} calls took longer than ${this.#slowCallMs} ms`, nowMs)
+    const counts = this.#counts
+    counts.advance(nowMs)
+    counts.add(CALLS)
+    if (!ok) counts.add(ERRORS)
+    if (slow) counts.add(SLOW)
+    const calls = counts.sum(CALLS)
+    if ((ok && !slow) || calls < this.#minRequests) return
+    const errors = counts.sum(ERRORS)
+    const slowCalls = counts.sum(SLOW)
+    if (errors >= this.#errorRatio * calls && !ok) {
+      this.#open(`${percent(errors, calls)} of ${calls} calls failed`, nowMs)
+    } else if (slowCalls >= this.#slowCallRatio * calls && slow) {
+      this.#open(`${percent(slowCalls, calls)} of ${calls} calls took longer than ${this.#slowCallMs} ms`, nowMs)
     }
   }
 
@@ -163,8 +156,9 @@ export class Breaker {
 
   /** The share of errors in the window, 0…1, for metrics. */
   errorRatio(nowMs: number): number {
-    this.#advance(nowMs)
-    return this.#callSum === 0 ? 0 : this.#errorSum / this.#callSum
+    this.#counts.advance(nowMs)
+    const calls = this.#counts.sum(CALLS)
+    return calls === 0 ? 0 : this.#counts.sum(ERRORS) / calls
   }
 
   #open(reason: string, nowMs: number): void {
@@ -177,10 +171,7 @@ export class Breaker {
   #close(nowMs: number): void {
     if (this.#rampMs > 0) this.#rampFromMs = nowMs
     else this.#openings = 0
-    this.#calls.fill(0)
-    this.#errors.fill(0)
-    this.#slow.fill(0)
-    this.#callSum = this.#errorSum = this.#slowSum = 0
+    this.#counts.clear()
     this.#move('closed', `${this.#successes} probes in a row succeeded`, nowMs)
   }
 
@@ -191,23 +182,6 @@ export class Breaker {
     this.#probing = 0
     this.#passed = 0
     this.#onTransition?.(from, to, reason, nowMs)
-  }
-
-  /** Forgets the buckets that left the window and returns the index of the current one. */
-  #advance(nowMs: number): number {
-    const tick = Math.floor(nowMs / this.#bucketMs)
-    const steps = tick - this.#tick
-    if (steps > 0) {
-      for (let k = Math.min(steps, BUCKETS); k > 0; k--) {
-        const i = (tick - k + 1) % BUCKETS
-        this.#callSum -= this.#calls[i]!
-        this.#errorSum -= this.#errors[i]!
-        this.#slowSum -= this.#slow[i]!
-        this.#calls[i] = this.#errors[i] = this.#slow[i] = 0
-      }
-      this.#tick = tick
-    }
-    return this.#tick % BUCKETS
   }
 }
 

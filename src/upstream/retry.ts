@@ -7,6 +7,7 @@
  */
 
 import type { TryFailure } from './outlier.ts'
+import { SlidingCounts } from './sliding-counts.ts'
 
 /** RFC 9110 §9.2.2: methods whose effect is the same, sent once or twice. */
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'])
@@ -130,8 +131,10 @@ export class RetryPolicy {
   }
 }
 
-const BUCKET_MS = 1000
-const BUCKETS = 10
+/** What is counted. */
+const TRIES = 0
+const RETRIES = 1
+const BUDGET_WINDOW_MS = 10_000
 
 /**
  * How many retries an upstream may cost: a share of the first tries of the last ten seconds, and never fewer than a few a
@@ -144,11 +147,7 @@ const BUCKETS = 10
 export class RetryBudget {
   readonly #share: number
   readonly #floorMs: number
-  readonly #tries = new Int32Array(BUCKETS)
-  readonly #retries = new Int32Array(BUCKETS)
-  #trySum = 0
-  #retrySum = 0
-  #tick = -1
+  readonly #counts = new SlidingCounts(2, BUDGET_WINDOW_MS)
   /** When the last retries beyond the share were made, as a ring: the next one replaces the oldest. */
   readonly #beyondMs: Float64Array
   #oldest = 0
@@ -164,19 +163,19 @@ export class RetryBudget {
 
   /** Each request calls this once, before its first try. */
   onFirstTry(nowMs: number): void {
-    this.#tries[this.#advance(nowMs)]!++
-    this.#trySum++
+    this.#counts.advance(nowMs)
+    this.#counts.add(TRIES)
   }
 
   /** True when a retry is paid for. */
   tryRetry(nowMs: number): boolean {
-    const i = this.#advance(nowMs)
-    if (this.#retrySum + 1 > this.#trySum * this.#share && !this.#goBeyond(nowMs)) {
+    const counts = this.#counts
+    counts.advance(nowMs)
+    if (counts.sum(RETRIES) + 1 > counts.sum(TRIES) * this.#share && !this.#goBeyond(nowMs)) {
       this.exhausted++
       return false
     }
-    this.#retries[i]!++
-    this.#retrySum++
+    counts.add(RETRIES)
     return true
   }
 
@@ -186,21 +185,6 @@ export class RetryBudget {
     beyondMs[this.#oldest] = nowMs
     this.#oldest = (this.#oldest + 1) % beyondMs.length
     return true
-  }
-
-  #advance(nowMs: number): number {
-    const tick = Math.floor(nowMs / BUCKET_MS)
-    const steps = tick - this.#tick
-    if (steps > 0) {
-      for (let k = Math.min(steps, BUCKETS); k > 0; k--) {
-        const i = (tick - k + 1) % BUCKETS
-        this.#trySum -= this.#tries[i]!
-        this.#retrySum -= this.#retries[i]!
-        this.#tries[i] = this.#retries[i] = 0
-      }
-      this.#tick = tick
-    }
-    return this.#tick % BUCKETS
   }
 }
 
