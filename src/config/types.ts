@@ -5,6 +5,8 @@
 
 import { z } from 'zod'
 
+/** RFC 9110 §5.6.2. */
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
 const DURATION = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/
 const DURATION_UNIT_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
 const BYTES = /^(\d+(?:\.\d+)?)(B|KiB|MiB|GiB|KB|MB|GB)$/
@@ -62,8 +64,11 @@ export const oneOrMore = <T extends z.ZodType>(item: T) =>
 export const fieldName = () =>
   z
     .string()
-    .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, { error: 'expected a header field name' })
+    .regex(TOKEN, { error: 'expected a header field name' })
     .transform((name) => name.toLowerCase())
+
+/** The name of a cookie (RFC 6265 §4.1.1). */
+export const cookieName = () => z.string().regex(TOKEN, { error: 'expected a cookie name' })
 
 /** A field value that cannot break out of its line. */
 export const fieldValue = () =>

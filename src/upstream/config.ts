@@ -3,7 +3,7 @@
 import { isIP } from 'node:net'
 import { z } from 'zod'
 import { httpUrl } from '../config/address.ts'
-import { bytes, duration, fieldName, oneOrMore, percent, secret } from '../config/types.ts'
+import { bytes, cookieName, duration, fieldName, oneOrMore, percent, secret } from '../config/types.ts'
 
 const endpoint = z.strictObject({
   url: httpUrl()
@@ -199,10 +199,7 @@ export const upstreamConfig = z
       ),
     sticky: z
       .strictObject({
-        cookie: z
-          .string()
-          .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, { error: 'expected a cookie name' })
-          .describe('Name of the cookie that names the endpoint.'),
+        cookie: cookieName().describe('Name of the cookie that names the endpoint.'),
         secret: secret()
           .optional()
           .describe(
@@ -276,9 +273,7 @@ export type UpstreamConfig = z.output<typeof upstreamConfig>
 /** `split`: what decides before the weights do. */
 export const splitByConfig = z
   .strictObject({
-    cookie: z
-      .string()
-      .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, { error: 'expected a cookie name' })
+    cookie: cookieName()
       .optional()
       .describe('Cookie that keeps a client on the part it got, as long as its weight is above 0.'),
     ttl: duration().prefault(0).describe('Life of the cookie; 0: until the browser closes.'),

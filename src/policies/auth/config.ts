@@ -4,7 +4,7 @@
  */
 
 import { z } from 'zod'
-import { duration, fieldName, fieldValue, oneOrMore, secret } from '../../config/types.ts'
+import { cookieName, duration, fieldName, fieldValue, oneOrMore, secret } from '../../config/types.ts'
 import { isReservedField } from '../../http/reserved-fields.ts'
 import { ASYMMETRIC_ALGORITHMS, HMAC_ALGORITHMS } from './terms.ts'
 
@@ -147,11 +147,7 @@ export const apiKeysConfig = z
       .regex(/^[A-Za-z0-9_.~-]+$/, { error: 'expected a query parameter name' })
       .optional()
       .describe('Query parameter that carries the key.'),
-    cookie: z
-      .string()
-      .regex(/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/, { error: 'expected a cookie name' })
-      .optional()
-      .describe('Cookie that carries the key.'),
+    cookie: cookieName().optional().describe('Cookie that carries the key.'),
     keys: apiKeyList.default([]).describe('The keys, by their SHA-256.'),
     file: z
       .string()
