@@ -41,6 +41,12 @@ export const VALUE = new Uint8Array(256)
 VALUE[9] = 1
 for (let c = 0x20; c < 0x100; c++) if (c !== 0x7f) VALUE[c] = 1
 
+/** How HTTP/2 spells a field name (RFC 9113 §8.2.1). */
+export const LOWER_CASE_NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/
+
+/** What no field value of HTTP/2 may have (RFC 9113 §8.2.1): written as a line of text it would become two. */
+export const LINE_BREAK = /[\r\n\0]/
+
 /** RFC 9112 §3.2 request-target bytes: visible ASCII; raw spaces, controls and bytes beyond ASCII are refused. `"<>\^`{|}` pass: browsers send some. */
 export const TARGET = new Uint8Array(256)
 for (let c = 0x21; c < 0x7f; c++) TARGET[c] = 1

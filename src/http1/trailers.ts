@@ -1,6 +1,6 @@
 /** Which fields may stand in trailers (RFC 9110 §6.5.1), for every protocol that has them: a trailer comes after the checks. */
 
-import { FIELD_ID, findField, nextHash, TOKEN } from './field-names.ts'
+import { FIELD_ID, findField, LINE_BREAK, LOWER_CASE_NAME, nextHash, TOKEN } from './field-names.ts'
 
 /** Fields of framing, routing, authentication and caching. Unknown names pass. */
 const FORBIDDEN = new Uint8Array(256)
@@ -20,16 +20,13 @@ export function mayBeTrailer(name: string): boolean {
   return FORBIDDEN[findField(bytes, 0, bytes.length, hash)] !== 1 && !name.includes('_')
 }
 
-const NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/
-const LINE_BREAK = /[\r\n\0]/
-
 /** The trailers of a stream of HTTP/2, flat names and values, as field lines; what may not be one is left out. */
 export function trailerLines(raw: readonly string[] | undefined): string {
   let lines = ''
   for (let i = 0; raw !== undefined && i < raw.length; i += 2) {
     const name = raw[i]!
     const value = raw[i + 1]!
-    if (NAME.test(name) && !LINE_BREAK.test(value) && mayBeTrailer(name)) lines += `${name}: ${value}\r\n`
+    if (LOWER_CASE_NAME.test(name) && !LINE_BREAK.test(value) && mayBeTrailer(name)) lines += `${name}: ${value}\r\n`
   }
   return lines
 }

@@ -14,6 +14,7 @@ import {
   type ForwardedFields,
   type ListenerInfo,
 } from '../exchange.ts'
+import { LINE_BREAK, LOWER_CASE_NAME } from '../http1/field-names.ts'
 import { frameRequest, newFrame, type RequestFrame } from '../http1/framing.ts'
 import { type HeadError, type HeadLimits, MessageHead, PARSED } from '../http1/message-head.ts'
 import { httpDate } from '../http1/status-line.ts'
@@ -40,8 +41,6 @@ const INTERNAL_ERROR = http2.constants.NGHTTP2_INTERNAL_ERROR
 
 /** Connection-specific fields make a request malformed (RFC 9113 §8.2.2). */
 const FORBIDDEN = new Set(['connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'upgrade'])
-const NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/
-const LINE_BREAK = /[\r\n\0]/
 
 export class Http2Listener {
   readonly #server: http2.Http2Server
@@ -594,7 +593,7 @@ function requestText(raw: readonly string[], endStream: boolean): string | HeadE
     else if (name === ':authority') authority = value
     else if (name.startsWith(':'))
       continue // :scheme says what the listener knows better
-    else if (!NAME.test(name)) return bad('a field name has a byte that is not allowed')
+    else if (!LOWER_CASE_NAME.test(name)) return bad('a field name has a byte that is not allowed')
     else if (FORBIDDEN.has(name)) return bad(`the field ${name} is not allowed in HTTP/2`)
     else if (name === 'host') {
       if (host !== '' && host !== value) return bad('more than one Host field')

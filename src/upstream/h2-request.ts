@@ -5,7 +5,7 @@
 
 import type { ClientHttp2Stream, OutgoingHttpHeaders } from 'node:http2'
 import type { BodySource, ResponseSink } from '../exchange.ts'
-import { FIELD_ID } from '../http1/field-names.ts'
+import { FIELD_ID, LINE_BREAK, LOWER_CASE_NAME } from '../http1/field-names.ts'
 import { CHUNKED, declaredLength } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
 import { trailerLines } from '../http1/trailers.ts'
@@ -33,8 +33,6 @@ const NOT_FORWARDED = new Set([
   'host',
   'te',
 ])
-const NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/
-const LINE_BREAK = /[\r\n\0]/
 
 export class H2Request implements Carrier, BodySource {
   requestSource: BodySource | null = null
@@ -284,7 +282,7 @@ function readHead(raw: readonly string[]): MessageHead | undefined {
     const name = raw[i]!
     const value = raw[i + 1]!
     if (name === ':status') status = value
-    else if (!NAME.test(name) || LINE_BREAK.test(value)) return undefined
+    else if (!LOWER_CASE_NAME.test(name) || LINE_BREAK.test(value)) return undefined
     else fields += `${name}: ${value}\r\n`
   }
   return responseHead(status, fields)
