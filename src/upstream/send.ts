@@ -2,37 +2,29 @@
  * Serves one exchange at an upstream: breaker, endpoint, connection, request, answer, and second tries where they are
  * safe, wanted and paid for. Hands the answer's head and body on as they come. Ends by itself when the client leaves.
  *
- * `Sending` is the exchange's side: the client's body, what was tried, what comes next. A `Try` is one request at one
- * endpoint. There is one at a time; with `hedging` a second may run beside the first, and the first answer wins.
+ * This is the exchange's side: the client's body, what was tried, what comes next. A `Try` is one request at one endpoint.
+ * There is one at a time; with `hedging` a second may run beside the first, and the first answer wins.
  */
 
 import type { BodySink, Exchange, ResponseSink, Tunnel } from '../exchange.ts'
 import { asksForWebSocket } from '../http/upgrade.ts'
-import { FIELD_ID } from '../http1/field-names.ts'
-import { CHUNKED } from '../http1/framing.ts'
 import type { MessageHead } from '../http1/message-head.ts'
 import { LocalReply } from '../local-reply.ts'
 import { SCALAR } from '../shared/metrics.ts'
 import type { PickContext } from './balancers/balancer.ts'
-import { parseSlots, parseSlotsCap, reportSlots, returnSlot, takeSlot } from './balancers/slots.ts'
-import type { Breaker } from './breaker.ts'
-import type { Attempt, Carrier, FailureKind } from './carrier.ts'
+import type { Carrier, FailureKind } from './carrier.ts'
 import type { Endpoint } from './endpoint.ts'
 import type { Mirror } from './mirror.ts'
 import { NOWHERE } from './nowhere.ts'
-import { isEndpointFailure, type TryFailure } from './outlier.ts'
-import type { EndpointPool, PoolWaiter } from './pool.ts'
-import type { ProxyAddresses } from './proxy-header.ts'
-import { isIdempotent, parseRetryAfter, type RetryPolicy } from './retry.ts'
+import type { TryFailure } from './outlier.ts'
+import { isIdempotent, type RetryPolicy } from './retry.ts'
+import { failureReply, Try, type TryHandler, type TryOwner } from './try.ts'
 import type { Upstream } from './upstream.ts'
 
 /** What the pipeline does with what comes back. One object a route. */
-export interface SendHandler {
-  /** Start line and fields of the request for an endpoint, without framing. */
-  requestText(x: Exchange, endpoint: Endpoint): string
+export interface SendHandler extends TryHandler {
   /** The final head. Returns where the body goes. @param length as in `ResponseSink.head` */
   answered(x: Exchange, head: MessageHead, length: number, extraFields: string): ResponseSink
-  informational(x: Exchange, head: MessageHead): void
   /** The trailers that may go upstream. */
   requestTrailers(trailers: string): string
   /** The upstream took the WebSocket. Returns where its bytes go. */
@@ -49,13 +41,12 @@ export function send(x: Exchange, upstream: Upstream, handler: SendHandler): voi
   new Sending(x, upstream, handler).start()
 }
 
-class Sending implements PickContext, BodySink {
+class Sending implements PickContext, BodySink, TryOwner {
   readonly x: Exchange
   readonly upstream: Upstream
   readonly handler: SendHandler
   readonly method: string
   readonly retry: RetryPolicy
-  /** A WebSocket's handshake. */
   readonly upgrade: boolean
   hashKey = ''
   #current: Try | null = null
@@ -138,7 +129,7 @@ class Sending implements PickContext, BodySink {
 
   // The client's body on its way to the connection.
 
-  /** A try has its connection: it gets what was taken of the body, and then the rest. */
+  /** The connection gets what was taken of the body, and then the rest. */
   feed(connection: Carrier): void {
     const { body } = this.x.client
     if (body === null) return
@@ -210,7 +201,6 @@ class Sending implements PickContext, BodySink {
 
   // What tries report. Each has been learnt from already.
 
-  /** A try has the final head. Returns where the body goes. */
   answered(from: Try, head: MessageHead, length: number, shed: boolean, retryAfterMs: number): ResponseSink {
     const { x, upstream } = this
     const { status } = head
@@ -224,7 +214,6 @@ class Sending implements PickContext, BodySink {
     return this.handler.answered(x, head, length, cookie)
   }
 
-  /** A try has its WebSocket: bytes of the client go there from now on. */
   upgraded(from: Try, head: MessageHead, tunnel: Tunnel): ResponseSink {
     const { x, upstream } = this
     this.#end(from)
@@ -236,14 +225,13 @@ class Sending implements PickContext, BodySink {
     return sink
   }
 
-  /** A try ended without a head. */
   failed(from: Try, failure: TryFailure, kind: FailureKind, detail: string): void {
     if (this.#isSecondBest(from, failure, 0, false, -1, -1)) return
     from.settle()
     this.#give(failureReply(kind, detail))
   }
 
-  /** The upstream closed a kept-alive connection just as it was used: once on a fresh one, whatever `retry` says. */
+  /** Once on a fresh connection, whatever `retry` says. */
   triedStale(from: Try): boolean {
     if (this.#staleRetried || !isIdempotent(this.method) || !this.#bodyReplayable) return false
     if (this.#other(from) !== null) return false
@@ -256,7 +244,7 @@ class Sending implements PickContext, BodySink {
     return true
   }
 
-  /** A try takes too long. One that none can follow goes on: its answer may still come. */
+  /** One that none can follow goes on: its answer may still come. */
   expired(from: Try): void {
     if (!this.#bodyDone && from.sent) return
     if (this.#other(from) === null) {
@@ -413,234 +401,5 @@ class Sending implements PickContext, BodySink {
       each.cancel()
     }
     if (!this.#bodyEnded) this.#copy?.abort()
-  }
-}
-
-const DRAINED_BYTES = 16 * 1024
-
-/** One request at one endpoint. Takes a place there, and gives it back by `settle()`, however it ends. */
-class Try implements Attempt, PoolWaiter {
-  readonly method: string
-  endpoint: Endpoint | null = null
-  /** The connection that serves it; null: it waits for one, or has ended. */
-  via: Carrier | null = null
-  waitedFromMs = 0
-  /** It runs beside another. */
-  beside = false
-  readonly #sending: Sending
-  /** Breakers that have let it through and are owed a result. */
-  #breaker: Breaker | null
-  readonly #breakerEpoch: number
-  #endpointBreaker: Breaker | null = null
-  #endpointEpoch = 0
-  #sentMs = 0
-  /** When its final head was complete. */
-  headMs = 0
-  #pool: EndpointPool | null = null
-  #waiting = false
-  #settled = true
-  #released = false
-  #timer: NodeJS.Timeout | undefined
-
-  /** @param breaker has said yes */
-  constructor(sending: Sending, breaker: Breaker | null) {
-    this.#sending = sending
-    this.method = sending.method
-    this.#breaker = breaker
-    this.#breakerEpoch = breaker === null ? 0 : breaker.epoch
-  }
-
-  /** The endpoint's own breaker has said yes. */
-  passed(breaker: Breaker): void {
-    this.#endpointBreaker = breaker
-    this.#endpointEpoch = breaker.epoch
-  }
-
-  start(endpoint: Endpoint, fresh: boolean, nowMs: number): void {
-    const { x, upstream, retry } = this.#sending
-    this.endpoint = endpoint
-    this.#settled = false
-    endpoint.inFlight++
-    if (upstream.config.slots) takeSlot(endpoint)
-    x.endpoint = endpoint.key
-    x.attempts++
-    upstream.countRequest(endpoint)
-    if (retry.perTryTimeoutMs > 0) this.#timer = setTimeout(() => this.#sending.expired(this), retry.perTryTimeoutMs)
-    if (endpoint.connectFailures > 0) endpoint.holdBack(nowMs)
-    this.#waiting = true
-    this.#sentMs = nowMs
-    const pool = (this.#pool = upstream.pool(endpoint))
-    if (this.#sending.upgrade) pool.openTunnel(this)
-    else if (fresh) pool.acquireFresh(this)
-    else pool.acquire(this)
-  }
-
-  connection(connection: Carrier): void {
-    const { x, upstream, handler } = this.#sending
-    this.#waiting = false
-    this.via = connection
-    if (this.waitedFromMs > 0) {
-      this.#sentMs = performance.now()
-      upstream.countWait(this.#sentMs - this.waitedFromMs)
-    }
-    const { body } = x.client
-    const length = body === null ? 0 : body.length === CHUNKED ? CHUNKED : body.length
-    connection.send(this, handler.requestText(x, this.endpoint!), length)
-    if (!connection.reused) upstream.metrics.add(SCALAR.poolConnects)
-    if (body !== null) this.#sending.feed(connection)
-  }
-
-  /** What a PROXY header says: the client as the gateway sees it, and the port that it came to. */
-  proxyAddresses(): ProxyAddresses {
-    const { client, clientAddress } = this.#sending.x
-    return {
-      source: clientAddress,
-      sourcePort: clientAddress === client.remoteAddress ? (client.remotePort ?? 0) : 0,
-      destination: client.localAddress ?? '',
-      destinationPort: client.listener.port,
-    }
-  }
-
-  /** A byte of it may have reached the endpoint. */
-  get sent(): boolean {
-    return this.via?.connected ?? false
-  }
-
-  // What the connection reports.
-
-  informational(head: MessageHead): void {
-    this.#sending.handler.informational(this.#sending.x, head)
-  }
-
-  head(head: MessageHead, length: number): ResponseSink {
-    clearTimeout(this.#timer)
-    const { status } = head
-    const nowMs = (this.headMs = performance.now())
-    const shed = status === 503 && head.indexOf(FIELD_ID['fluxor-shed']) >= 0
-    if (this.#sending.upstream.config.slots) {
-      const field = head.value(FIELD_ID['fluxor-slots']) ?? ''
-      const free = parseSlots(field)
-      const { inFlight } = this.endpoint!
-      // What was refused held no place there, yet gives one back here when it is settled.
-      if (free >= 0 && !shed) reportSlots(this.endpoint!, free, nowMs, parseSlotsCap(field), inFlight)
-      else if (free >= 0) reportSlots(this.endpoint!, free - 1, nowMs, parseSlotsCap(field), inFlight - 1)
-    }
-    const retryAfterMs = status >= 400 ? parseRetryAfter(head.value(FIELD_ID['retry-after']), Date.now()) : -1
-    this.#learn(null, status, shed, retryAfterMs, nowMs)
-    return this.#sending.answered(this, head, length, shed, retryAfterMs)
-  }
-
-  upgraded(head: MessageHead, tunnel: Tunnel): ResponseSink {
-    clearTimeout(this.#timer)
-    this.headMs = performance.now()
-    this.#learn(null, head.status, false, -1, this.headMs)
-    return this.#sending.upgraded(this, head, tunnel)
-  }
-
-  failed(kind: FailureKind, detail: string): void {
-    clearTimeout(this.#timer)
-    if (kind === 'reset' && this.via!.reused && this.#sending.triedStale(this)) return
-    this.#sending.upstream.countError(kind, detail)
-    const failure: TryFailure = kind === 'connect' || kind === 'connectTimeout' ? 'connectError' : kind
-    this.#learn(failure, 0, false, -1, performance.now())
-    this.#sending.failed(this, failure, kind, detail)
-  }
-
-  broken(kind: FailureKind, detail: string): void {
-    if (this.#released) return
-    this.#sending.upstream.countError(kind, detail)
-    this.#sending.x.reply = failureReply(kind, detail)
-    this.settle()
-  }
-
-  done(): void {
-    if (this.#released) return
-    this.settle()
-    this.#sending.x.onAbort = null
-  }
-
-  // What becomes of it.
-
-  #learn(failure: TryFailure | null, status: number, shed: boolean, retryAfterMs: number, nowMs: number): void {
-    const sentMs = this.#sentMs
-    const latencyMs = nowMs - sentMs
-    const failed = isEndpointFailure(failure, status, shed)
-    this.#sending.upstream.learn(
-      this.endpoint!,
-      { failed, unconnected: failure === 'connectError', shed, latencyMs, retryAfterMs, sentMs },
-      nowMs,
-    )
-    if (shed) return // a full house says nothing; `settle` tells the breakers so
-    this.#breaker?.onResult(!failed, latencyMs, nowMs, this.#breakerEpoch)
-    this.#endpointBreaker?.onResult(!failed, latencyMs, nowMs, this.#endpointEpoch)
-    this.#breaker = this.#endpointBreaker = null
-  }
-
-  /** Given up on, because no head came in time. Waiting for a connection is not the endpoint's silence. */
-  learnTimeout(): void {
-    if (this.via === null) return
-    this.#sending.upstream.countError('timeout', '')
-    this.#learn('timeout', 0, false, -1, performance.now())
-  }
-
-  /** Another answered first: all that is known is that this one takes at least so long. */
-  learnLoss(): void {
-    const nowMs = performance.now()
-    if (this.via !== null) this.#sending.upstream.learnSlow(this.endpoint!, nowMs - this.#sentMs, nowMs)
-  }
-
-  /**
-   * Another try answers in its place. A short answer is read to its end, so that its connection can be used again.
-   * @param length of its body; -1: not known, or it must not go on
-   */
-  letGo(length: number): void {
-    if (length < 0 || length > DRAINED_BYTES) {
-      this.cancel()
-      return
-    }
-    this.#released = true
-    this.via = null
-    this.settle()
-  }
-
-  /** Nobody waits for it any more. */
-  cancel(): void {
-    const { via } = this
-    const { upstream } = this.#sending
-    this.via = null
-    if (this.#waiting) {
-      this.#waiting = false
-      this.#pool!.leave(this)
-      if (this.waitedFromMs > 0) upstream.countWait(performance.now() - this.waitedFromMs)
-    }
-    via?.cancel()
-    this.settle()
-  }
-
-  /** The endpoint no longer carries it. */
-  settle(): void {
-    clearTimeout(this.#timer)
-    this.#breaker?.onCancel(this.#breakerEpoch)
-    this.#endpointBreaker?.onCancel(this.#endpointEpoch)
-    this.#breaker = this.#endpointBreaker = null
-    if (this.#settled) return
-    this.#settled = true
-    this.endpoint!.inFlight--
-    if (this.#sending.upstream.config.slots) returnSlot(this.endpoint!)
-  }
-}
-
-function failureReply(kind: FailureKind, detail: string): LocalReply {
-  switch (kind) {
-    case 'connect':
-      return new LocalReply('UP_CONNECT', { detail: `no connection: ${detail}` })
-    case 'connectTimeout':
-      return new LocalReply('UP_CONNECT', { status: 504, reason: 'CONNECT_TIMEOUT', detail })
-    case 'reset':
-      return new LocalReply('UP_RESET', { detail })
-    case 'bad':
-      return new LocalReply('UP_BAD', { detail })
-    case 'timeout':
-      return new LocalReply('UP_TIMEOUT', { detail })
   }
 }
