@@ -198,15 +198,18 @@ it('handshakes that break off count against the limit of connections only while 
       if (i % 3 === 0) socket.resetAndDestroy()
       else socket.destroy()
     }
+    const patience = { timeout: 15_000 }
     await expect
-      .poll(() =>
-        get(gateway.port).then(
-          ({ status }) => status,
-          () => 0,
-        ),
+      .poll(
+        () =>
+          get(gateway.port).then(
+            ({ status }) => status,
+            () => 0,
+          ),
+        patience,
       )
       .toBe(200)
-    await expect.poll(() => gateway.metric('fluxor_connections')).toBe(0)
+    await expect.poll(() => gateway.metric('fluxor_connections'), patience).toBe(0)
   } finally {
     await gateway.close()
   }
