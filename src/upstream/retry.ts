@@ -101,7 +101,8 @@ export class RetryPolicy {
   }
 
   /**
-   * Milliseconds to wait before the next try, 0: at once; -1: no further try. Takes from the budget when not -1.
+   * Milliseconds to wait before the next try, 0: at once; -1: no further try. Takes from the budget when not -1, but for
+   * the first try that found no connection.
    * A shed request is tried at once and must go to another endpoint; it is safe whatever its method.
    */
   next(t: FailedTry, nowMs: number): number {
@@ -112,7 +113,9 @@ export class RetryPolicy {
     if (t.failure === null ? on.statuses[t.status] !== 1 : !this.#isWanted(t.failure)) return -1
     if (!isReplayable(t.method, t.sent)) return -1
     if (t.retryAfterMs > this.#maxRetryAfterMs) return -1
-    if (!this.#budget.tryRetry(nowMs)) return -1
+    // What found no connection has asked nothing of the service: trying that once elsewhere multiplies no load.
+    const unasked = t.failure === 'connectError' && t.retries === 0
+    if (!unasked && !this.#budget.tryRetry(nowMs)) return -1
     // Never earlier than asked, and not all clients at the same moment.
     if (t.retryAfterMs > 0) return t.retryAfterMs * (1 + this.#random() / 2)
     return t.retries === 0 && !t.sent ? 0 : this.#backoffMs(t.retries)

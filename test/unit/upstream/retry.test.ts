@@ -103,6 +103,15 @@ const traffic = fc.array(
   { minLength: 1, maxLength: 60 },
 )
 
+it('what found no connection is tried once elsewhere, also when the budget is spent; not twice', () => {
+  const budget = new RetryBudget(20)
+  while (budget.tryRetry(0));
+  const unconnected = { failure: 'connectError', sent: false } as const
+  expect(next(unconnected, {}, budget)).toBe(0)
+  expect(next({ ...unconnected, retries: 1 }, {}, budget)).toBe(-1)
+  expect(next({}, {}, budget)).toBe(-1)
+})
+
 describe('retry budget', () => {
   it('a quiet upstream has three retries a second', () => {
     const budget = new RetryBudget(20)
