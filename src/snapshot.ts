@@ -70,11 +70,12 @@ export class Snapshot {
     this.services = services
     this.#trusted = compileTrustedProxies(trustedProxies)
     this.#trustsNobody = trustedProxies.length === 0
+    const reserved = services.reservedNames(config)
     this.forward = {
       host: '',
       dropUnderscores: underscoreHeaders === 'drop',
-      names: services.reservedNames(config),
-      setsOwn: setsOwn(services.reservedNames(config) ?? []),
+      names: reserved,
+      setsOwn: setsOwn(reserved ?? []),
       forwarded: forwardedHeader,
       startTrace: config.tracing.traceparent,
     }

@@ -46,9 +46,9 @@ interface Arrival {
 /** Whether the kernel spreads connections over several listening sockets of one port, of other threads too. */
 export const SHARES_PORTS = ['linux', 'freebsd', 'dragonfly', 'sunos', 'aix'].includes(process.platform)
 /**
- * Accept queues of a listener, shared out to the threads. libuv takes one connection from each in a turn of its loop, and a turn lasts
- * as long as all that is ready: with one queue, a thousand busy connections would keep the next thousand waiting for
- * half a minute.
+ * Accept queues of a listener, shared out to the threads. libuv takes one connection from each in a turn of its loop, and
+ * a turn lasts as long as all that is ready: with one queue, a thousand busy connections would keep the next thousand
+ * waiting for half a minute.
  */
 export const ACCEPT_QUEUES = 32
 const FILES_CHECK_MS = 1000

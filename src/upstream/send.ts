@@ -87,13 +87,14 @@ class Sending implements PickContext, BodySink, TryOwner {
     if (x.client.body !== null) this.#replay = []
     upstream.budget.onFirstTry(x.startedMs)
     if (this.handler.mirror !== undefined && !this.upgrade) this.#copy = this.handler.mirror.begin(x)
-    this.#try(false, performance.now())
+    this.#try(false)
     const { hedging } = upstream.config
     if (hedging !== undefined && !this.upgrade && this.#current !== null && x.client.body === null)
       this.#watchForHedge(hedging.after)
   }
 
-  #try(fresh: boolean, nowMs: number): void {
+  #try(fresh: boolean): void {
+    const nowMs = performance.now()
     const { breaker } = this.upstream
     if (breaker !== null && !breaker.allow(nowMs)) {
       const waitSec = Math.max(1, Math.ceil(breaker.retryAfterMs(nowMs) / 1000))
@@ -240,7 +241,7 @@ class Sending implements PickContext, BodySink, TryOwner {
     this.#current = null
     this.#tried = null
     this.x.attempts--
-    this.#try(true, performance.now())
+    this.#try(true)
     return true
   }
 
@@ -312,10 +313,10 @@ class Sending implements PickContext, BodySink, TryOwner {
     this.#drop(from)
     this.#retries++
     this.upstream.metrics.add(SCALAR.retries)
-    if (delayMs < 1) this.#try(fresh, performance.now())
+    if (delayMs < 1) this.#try(fresh)
     else {
       clearTimeout(this.#timer)
-      this.#timer = setTimeout(() => this.#try(fresh, performance.now()), delayMs)
+      this.#timer = setTimeout(() => this.#try(fresh), delayMs)
     }
   }
 
