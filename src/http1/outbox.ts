@@ -1,7 +1,9 @@
 /**
  * What one side writes, merged: text and small pieces are collected and leave in one `write`, because the system call is
- * what a request costs most. Latin1 strings up to 16 KiB are written by Node from the stack, without an allocation.
- * Large pieces are copied into recycled buffers: the read buffer that they came from is used again at once. Those that
+ * what a request costs most. All that a turn of the event loop has to write leaves at its end, one socket after another:
+ * a write that wakes its reader at once costs more than one whose reader is awake from the write before, and the code of
+ * both sides of a request stays in the processor's caches. Latin1 strings up to 16 KiB are written by Node from the
+ * stack, without an allocation. Large pieces are copied into recycled buffers: the read buffer that they came from is used again at once. Those that
  * last, as stored bodies do, are not copied.
  */
 
@@ -12,14 +14,23 @@ import { latin1 } from './bytes.ts'
 const MERGE_BYTES = 16 * 1024
 export const READ_BUFFER_BYTES = 64 * 1024
 const MAX_SPARE_BUFFERS = 64
+/** So many sockets' writes leave before the turn has ended: a long turn must not keep them all waiting. */
+const MAX_DUE = 64
 
 const spare: Buffer[] = []
+const due: Outbox[] = []
+
+function sendDue(): void {
+  for (const outbox of due) outbox.sendDue()
+  due.length = 0
+}
 
 export class Outbox {
   readonly #socket: Socket
   #text = ''
-  /** Bytes handed to the socket so far. */
-  bytesWritten = 0
+  #due = false
+  /** Bytes taken so far, those that have not left yet among them. */
+  bytesTaken = 0
 
   constructor(socket: Socket) {
     this.#socket = socket
@@ -28,10 +39,12 @@ export class Outbox {
   /** @param piece latin1 */
   text(piece: string): void {
     this.#text += piece
+    this.bytesTaken += piece.length
   }
 
   /** @param lasting nobody changes the piece any more */
   bytes(piece: Uint8Array, lasting = false): void {
+    this.bytesTaken += piece.length
     if (piece.length + this.#text.length <= MERGE_BYTES) {
       this.#text += latin1(piece, 0, piece.length)
       return
@@ -40,7 +53,7 @@ export class Outbox {
       this.#together(piece)
       return
     }
-    this.flush()
+    this.send()
     if (piece.length <= MERGE_BYTES) {
       this.#text = latin1(piece, 0, piece.length)
       return
@@ -51,8 +64,7 @@ export class Outbox {
   /** What was collected and a piece from where it lies, in one system call. */
   #together(piece: Uint8Array): void {
     this.#socket.cork()
-    this.flush()
-    this.bytesWritten += piece.length
+    this.send()
     this.#socket.write(piece)
     this.#socket.uncork()
   }
@@ -60,27 +72,41 @@ export class Outbox {
   #copy(piece: Uint8Array): void {
     const buffer = spare.pop() ?? Buffer.allocUnsafeSlow(READ_BUFFER_BYTES)
     buffer.set(piece)
-    this.bytesWritten += piece.length
     this.#socket.write(piece.length === READ_BUFFER_BYTES ? buffer : buffer.subarray(0, piece.length), () => {
       if (spare.length < MAX_SPARE_BUFFERS) spare.push(buffer)
     })
   }
 
-  /** Writes what was collected. */
+  /** What was collected leaves by the end of this turn of the event loop. */
   flush(): void {
+    if (this.#text.length > MERGE_BYTES) this.send()
+    if (this.#due || this.#text === '') return
+    this.#due = true
+    if (due.push(this) === 1) setImmediate(sendDue)
+    else if (due.length === MAX_DUE) sendDue()
+  }
+
+  sendDue(): void {
+    this.#due = false
+    this.send()
+  }
+
+  /** What was collected leaves now: nothing else may come before it. */
+  send(): void {
     if (this.#text === '') return
     const text = this.#text
     this.#text = ''
-    this.bytesWritten += text.length
-    this.#socket.write(text, 'latin1')
+    if (!this.#socket.destroyed) this.#socket.write(text, 'latin1')
+  }
+
+  /** Half-closes, after all that was collected. */
+  end(done?: () => void): void {
+    this.send()
+    this.#socket.end(done)
   }
 
   /** False when the peer reads slower than we write: wait for the socket's `drain`. */
   get ready(): boolean {
     return !this.#socket.writableNeedDrain
-  }
-
-  get empty(): boolean {
-    return this.#text === ''
   }
 }

@@ -90,7 +90,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
   }
 
   get bytesSent(): number {
-    return this.#outbox.bytesWritten - this.#sentBefore
+    return this.#outbox.bytesTaken - this.#sentBefore
   }
 
   get remotePort(): number {
@@ -218,7 +218,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
     this.#deadlineMs = Number.POSITIVE_INFINITY
     this.#headSent = false
     this.#bodiless = this.#reader.head.method === 'HEAD'
-    this.#sentBefore = this.#outbox.bytesWritten
+    this.#sentBefore = this.#outbox.bytesTaken
     this.#frame.length = 0
     this.#body.complete = true
     return x
@@ -226,7 +226,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
 
   /** A head that cannot be HTTP/1: the first one may be the preface of HTTP/2 (RFC 9113 §3.4). */
   #handOver(bytes: Uint8Array, from: number, end: number): boolean {
-    if (this.#outbox.bytesWritten > 0 || this.#reader.head.error!.kind !== 'version') return false
+    if (this.#outbox.bytesTaken > 0 || this.#reader.head.error!.kind !== 'version') return false
     const first = this.#reader.collected ?? bytes.subarray(from, end)
     if (!startsWithPreface(first)) return false
     const kept = Buffer.from(first)
@@ -365,7 +365,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
 
   /** The answer broke off: reset, never a silent short answer. */
   abort(): void {
-    if (this.#state === EXCHANGE) this.#outbox.flush()
+    if (this.#state === EXCHANGE) this.#outbox.send()
     this.destroy()
   }
 
@@ -440,11 +440,11 @@ export class Http1Connection implements ClientStream, ClientConnection {
   #linger(): void {
     this.#state = LINGER
     this.#lingered = 0
-    this.#unsent = this.#socket.writableLength
     this.#deadlineMs = after(this.#host.clock.coarseMs, this.#host.timeouts.bodyMs)
-    this.#socket.end(() => {
+    this.#outbox.end(() => {
       this.#deadlineMs = this.#host.clock.coarseMs + LINGER_MS
     })
+    this.#unsent = this.#socket.writableLength
   }
 
   /** The end of it, never by a reset: the kernel may still be sending. */
@@ -470,7 +470,7 @@ export class Http1Connection implements ClientStream, ClientConnection {
     if (this.#tunnel !== null) this.#body.ended()
     else if (this.#state === EXCHANGE)
       this.destroy() // the client is gone: stop the work (as nginx, Go and Envoy do)
-    else if (this.#state !== LINGER) this.#socket.end()
+    else if (this.#state !== LINGER) this.#outbox.end()
     else if (this.#socket.writableFinished) this.#socket.destroy()
   }
 

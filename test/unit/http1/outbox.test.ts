@@ -30,6 +30,8 @@ afterEach(() => {
   server.close()
 })
 
+const turnEnds = () => new Promise((resolve) => setImmediate(() => setImmediate(resolve)))
+
 async function received(): Promise<Buffer> {
   client.end()
   const chunks: Buffer[] = []
@@ -41,11 +43,54 @@ it('head and small pieces leave in one write', async () => {
   outbox.text('HTTP/1.1 200 OK\r\n\r\n')
   outbox.bytes(Buffer.from([0, 128, 255]))
   outbox.bytes(Buffer.from('abc'))
-  expect([writes, outbox.empty, outbox.bytesWritten]).toEqual([0, false, 0])
   outbox.flush()
+  outbox.text('d')
   outbox.flush()
-  expect([writes, outbox.empty, outbox.bytesWritten]).toEqual([1, true, 25])
-  expect((await received()).toString('latin1')).toBe('HTTP/1.1 200 OK\r\n\r\n\0\x80\xffabc')
+  expect([writes, outbox.bytesTaken]).toEqual([0, 26])
+  await turnEnds()
+  expect(writes).toBe(1)
+  expect((await received()).toString('latin1')).toBe('HTTP/1.1 200 OK\r\n\r\n\0\x80\xffabcd')
+})
+
+it('what is due leaves at once when something else is to leave, and before the end', async () => {
+  outbox.text('head')
+  outbox.flush()
+  outbox.send()
+  expect(writes).toBe(1)
+  await turnEnds()
+  expect(writes).toBe(1)
+  outbox.text(', last')
+  outbox.flush()
+  outbox.end()
+  expect((await received()).toString()).toBe('head, last')
+})
+
+it('a turn that has much to write does not keep it all to its end', async () => {
+  const others = Array.from({ length: 63 }, () => new Outbox(new net.Socket().destroy()))
+  outbox.text('first')
+  outbox.flush()
+  for (const other of others) {
+    expect(writes).toBe(0)
+    other.text('x')
+    other.flush()
+  }
+  expect(writes).toBe(1)
+})
+
+it('more than is merged leaves without waiting', () => {
+  outbox.text('x'.repeat(17 * 1024))
+  outbox.flush()
+  expect(writes).toBe(1)
+})
+
+it('a socket that was destroyed in the meantime harms nobody', async () => {
+  const dead = new Outbox(new net.Socket().destroy())
+  dead.text('x')
+  dead.flush()
+  outbox.text('y')
+  outbox.flush()
+  await turnEnds()
+  expect((await received()).toString()).toBe('y')
 })
 
 it('a piece belongs to its owner again at once, whatever its size', async () => {
@@ -57,9 +102,9 @@ it('a piece belongs to its owner again at once, whatever its size', async () => 
     piece.fill(0xee)
   }
   outbox.text('end')
-  outbox.flush()
+  outbox.send()
   const expected = Buffer.concat([...parts, Buffer.from('end')])
-  expect(outbox.bytesWritten).toBe(expected.length)
+  expect(outbox.bytesTaken).toBe(expected.length)
   expect((await received()).equals(expected)).toBe(true)
 })
 
@@ -99,6 +144,6 @@ it('a piece that lasts leaves from where it lies, with the head, in one system c
   outbox.bytes(piece, true)
   expect(calls).toEqual([['head', piece]])
   expect(calls[0]![1]).toBe(piece)
-  expect(outbox.bytesWritten).toBe(100_004)
+  expect(outbox.bytesTaken).toBe(100_004)
   expect((await received()).equals(Buffer.concat([Buffer.from('head'), piece]))).toBe(true)
 })
