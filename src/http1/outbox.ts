@@ -28,6 +28,8 @@ function sendDue(): void {
 export class Outbox {
   readonly #socket: Socket
   #text = ''
+  /** A large piece that follows the text. */
+  #lasting: Uint8Array | null = null
   #due = false
   /** Bytes taken so far, those that have not left yet among them. */
   bytesTaken = 0
@@ -38,19 +40,22 @@ export class Outbox {
 
   /** @param piece latin1 */
   text(piece: string): void {
+    if (this.#lasting !== null) this.send()
     this.#text += piece
     this.bytesTaken += piece.length
   }
 
   /** @param lasting nobody changes the piece any more */
   bytes(piece: Uint8Array, lasting = false): void {
+    if (this.#lasting !== null) this.send()
     this.bytesTaken += piece.length
     if (piece.length + this.#text.length <= MERGE_BYTES) {
       this.#text += latin1(piece, 0, piece.length)
       return
     }
     if (lasting) {
-      this.#together(piece)
+      this.#lasting = piece
+      this.flush()
       return
     }
     this.send()
@@ -59,14 +64,6 @@ export class Outbox {
       return
     }
     for (let at = 0; at < piece.length; at += READ_BUFFER_BYTES) this.#copy(piece.subarray(at, at + READ_BUFFER_BYTES))
-  }
-
-  /** What was collected and a piece from where it lies, in one system call. */
-  #together(piece: Uint8Array): void {
-    this.#socket.cork()
-    this.send()
-    this.#socket.write(piece)
-    this.#socket.uncork()
   }
 
   #copy(piece: Uint8Array): void {
@@ -80,7 +77,7 @@ export class Outbox {
   /** What was collected leaves by the end of this turn of the event loop. */
   flush(): void {
     if (this.#text.length > MERGE_BYTES) this.send()
-    if (this.#due || this.#text === '') return
+    if (this.#due || (this.#text === '' && this.#lasting === null)) return
     this.#due = true
     if (due.push(this) === 1) setImmediate(sendDue)
     else if (due.length === MAX_DUE) sendDue()
@@ -93,10 +90,19 @@ export class Outbox {
 
   /** What was collected leaves now: nothing else may come before it. */
   send(): void {
-    if (this.#text === '') return
     const text = this.#text
+    const lasting = this.#lasting
     this.#text = ''
-    if (!this.#socket.destroyed) this.#socket.write(text, 'latin1')
+    this.#lasting = null
+    if (this.#socket.destroyed) return
+    if (lasting === null) {
+      if (text !== '') this.#socket.write(text, 'latin1')
+      return
+    }
+    this.#socket.cork() // one system call for both
+    if (text !== '') this.#socket.write(text, 'latin1')
+    this.#socket.write(lasting)
+    this.#socket.uncork()
   }
 
   /** Half-closes, after all that was collected. */

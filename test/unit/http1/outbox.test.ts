@@ -142,8 +142,26 @@ it('a piece that lasts leaves from where it lies, with the head, in one system c
   }
   outbox.text('head')
   outbox.bytes(piece, true)
+  expect(calls).toEqual([])
+  await turnEnds()
   expect(calls).toEqual([['head', piece]])
   expect(calls[0]![1]).toBe(piece)
   expect(outbox.bytesTaken).toBe(100_004)
   expect((await received()).equals(Buffer.concat([Buffer.from('head'), piece]))).toBe(true)
+})
+
+it('nothing overtakes a piece that lasts', async () => {
+  const [first, second, small] = [Buffer.alloc(70_000, 'a'), Buffer.alloc(70_000, 'b'), Buffer.from('c')]
+  outbox.bytes(first, true)
+  outbox.text('-')
+  outbox.bytes(second, true)
+  outbox.bytes(small)
+  outbox.bytes(first, true)
+  outbox.bytes(second)
+  outbox.bytes(first, true)
+  outbox.end()
+  expect(outbox.bytesTaken).toBe(350_002)
+  expect((await received()).equals(Buffer.concat([first, Buffer.from('-'), second, small, first, second, first]))).toBe(
+    true,
+  )
 })
