@@ -18,11 +18,14 @@ const MAX_SPARE_BUFFERS = 64
 const MAX_DUE = 64
 
 const spare: Buffer[] = []
+/** The first `dueCount` of them. */
 const due: Outbox[] = []
+let dueCount = 0
 
 function sendDue(): void {
-  for (const outbox of due) outbox.sendDue()
-  due.length = 0
+  const count = dueCount
+  dueCount = 0
+  for (let i = 0; i < count; i++) due[i]!.sendDue()
 }
 
 export class Outbox {
@@ -79,8 +82,9 @@ export class Outbox {
     if (this.#text.length > MERGE_BYTES) this.send()
     if (this.#due || (this.#text === '' && this.#lasting === null)) return
     this.#due = true
-    if (due.push(this) === 1) setImmediate(sendDue)
-    else if (due.length === MAX_DUE) sendDue()
+    due[dueCount++] = this
+    if (dueCount === 1) setImmediate(sendDue)
+    else if (dueCount === MAX_DUE) sendDue()
   }
 
   sendDue(): void {
