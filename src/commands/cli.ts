@@ -250,9 +250,7 @@ export class CommandError extends Error {
 }
 
 export async function version(): Promise<string> {
-  const { readFileSync } = await import('node:fs')
-  const file = new URL('../../package.json', import.meta.url)
-  return (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version
+  return (await import('../version.ts')).VERSION
 }
 
 async function help(): Promise<string> {

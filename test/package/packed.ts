@@ -37,8 +37,9 @@ export function cleanEnv(more: Record<string, string> = {}): Record<string, stri
   for (const [name, value] of Object.entries(process.env)) {
     if (value !== undefined && !/^(?:npm_|NODE_|VITEST|FORCE_COLOR|NO_COLOR)/i.test(name)) env[name] = value
   }
-  // The registry, as configured for the machine.
-  for (const name of ['npm_config_registry', 'NPM_CONFIG_REGISTRY', 'npm_config_cache', 'npm_config_userconfig']) {
+  // The registry and whom to trust for it, as configured for the machine.
+  const kept = ['registry', 'cache', 'cafile', 'userconfig', 'globalconfig'].map((name) => `npm_config_${name}`)
+  for (const name of [...kept, 'NPM_CONFIG_REGISTRY', 'NODE_EXTRA_CA_CERTS']) {
     const value = process.env[name]
     if (value !== undefined) env[name] = value
   }
