@@ -1,10 +1,15 @@
 /** `run`: the gateway until a signal ends it. SIGTERM and SIGINT drain (a second one ends at once), SIGHUP reloads. */
 
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import type { LoadedConfig, QuickOptions } from '../config/load.ts'
 import { loadApart } from '../config/load-apart.ts'
 import { ConfigError, formatProblem } from '../config/problems.ts'
 import { type ConfigWatch, watchConfig } from '../config/watch.ts'
 import { EXIT, type Invocation, UsageError } from './cli.ts'
+
+/** Longer than the first probes of an orchestrator take: none of them waits for it. */
+const GIVE_BACK_MS = 1000
 
 interface RunOptions {
   readonly configPath?: string
@@ -85,6 +90,8 @@ async function runGateway({ configPath, quick, watch }: RunOptions): Promise<num
     return EXIT.failed
   }
 
+  setTimeout(giveBackMemory, GIVE_BACK_MS).unref()
+
   const reloadInBackground = () => void reload().catch(() => {}) // told in the log
   if (watch) watching = watchConfig(loaded.files, reloadInBackground)
   process.on('SIGHUP', reloadInBackground)
@@ -111,4 +118,11 @@ async function runGateway({ configPath, quick, watch }: RunOptions): Promise<num
     process.on('SIGTERM', stop)
     process.on('SIGINT', stop)
   })
+}
+
+/** What the start took and nothing needs any more goes back to the system: V8 by itself keeps it until there is load. */
+function giveBackMemory(): void {
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as (options: { type: 'major'; flavor: 'last-resort' }) => void
+  collect({ type: 'major', flavor: 'last-resort' })
 }

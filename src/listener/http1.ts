@@ -5,7 +5,6 @@
  */
 
 import type { Socket } from 'node:net'
-import { TLSSocket } from 'node:tls'
 import type { BodySink, BodySource, ClientStream, ForwardedFields, ListenerInfo, Tunnel } from '../exchange.ts'
 import { Exchange } from '../exchange.ts'
 import { ChunkedDecoder } from '../http1/chunked.ts'
@@ -668,8 +667,8 @@ function startsWithPreface(bytes: Uint8Array): boolean {
 
 /** Closes with a reset: under TLS that is the matter of the socket below, which the TLS socket closes with. */
 function reset(socket: Socket): void {
-  const below = socket instanceof TLSSocket ? (socket as unknown as { _parent?: Socket })._parent : socket
-  if (below?.connecting === false && !below.destroyed) below.resetAndDestroy()
+  const below = (socket as unknown as { _parent: Socket | null })._parent ?? socket
+  if (!below.connecting && !below.destroyed) below.resetAndDestroy()
   socket.destroy()
 }
 

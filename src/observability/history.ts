@@ -14,7 +14,7 @@ import {
   WINDOW_MS,
   WINDOW_PLACES,
 } from '../shared/metrics.ts'
-import { type LatencySummary, type MetricsReader, summarise } from '../shared/metrics-reader.ts'
+import { type LatencySummary, type MetricsReader, NO_LATENCY, summarise } from '../shared/metrics-reader.ts'
 import { type AdmissionFigures, NO_ADMISSION, ratio, type UpstreamFigures } from './figures.ts'
 
 export const HISTORY_SECONDS = 900
@@ -406,13 +406,17 @@ class LatencyPerSecond {
     const stamp = Math.floor(wallMs / WINDOW_MS)
     const fresh = new Float64Array(WINDOW_PLACES)
     // After a pause only the window that was being read and the present one count
-    if (this.#stamp !== stamp && this.#stamp !== 0) this.#reader.addWindow(fresh, this.#stamp)
+    const before = this.#stamp !== stamp && this.#stamp !== 0 && this.#reader.addWindow(fresh, this.#stamp)
     const current = new Float64Array(WINDOW_PLACES)
-    this.#reader.addWindow(current, stamp)
+    const now = this.#reader.addWindow(current, stamp)
+    this.#stamp = stamp
+    if (!before && !now) {
+      this.#seen = current
+      return NO_LATENCY
+    }
     for (let i = 0; i < WINDOW_PLACES; i++) fresh[i] = Math.max(0, fresh[i]! + current[i]! - this.#seen[i]!)
     fresh[WINDOW.maxMs] = 0
     this.#seen = current
-    this.#stamp = stamp
     return summarise(fresh, 1000)
   }
 }

@@ -205,16 +205,19 @@ export class MetricsReader {
     return summarise(merged, Math.max(wallMs - from, 1000))
   }
 
-  /** Adds the window with this stamp, of all threads, to `into`; one that is gone adds nothing. */
-  addWindow(into: Float64Array, stamp: number): void {
+  /** Adds the window with this stamp, of all threads, to `into`; false when none has it: it is gone, or nothing came. */
+  addWindow(into: Float64Array, stamp: number): boolean {
+    let found = false
     const at = this.#at.windows + (stamp % WINDOWS) * WINDOW_PLACES
     for (const slot of this.#slots) {
       if (slot[at] !== stamp) continue
+      found = true
       into[WINDOW.count]! += slot[at + WINDOW.count]!
       into[WINDOW.sumMs]! += slot[at + WINDOW.sumMs]!
       into[WINDOW.maxMs] = Math.max(into[WINDOW.maxMs]!, slot[at + WINDOW.maxMs]!)
       for (let i = WINDOW.buckets; i < WINDOW_PLACES; i++) into[i]! += slot[at + i]!
     }
+    return found
   }
 
   #sum(at: number): number {
@@ -224,11 +227,14 @@ export class MetricsReader {
   }
 }
 
+export const NO_LATENCY: LatencySummary = { count: 0, perSecond: 0, mean: 0, p50: 0, p75: 0, p95: 0, p99: 0, max: 0 }
+
 /** Quantiles of a merged window over `spanMs`. Where no maximum was kept, the highest bucket stands for it. */
 export function summarise(window: Float64Array, spanMs: number): LatencySummary {
   // The buckets are summed rather than `count` believed: a writer may stand between the two
   let count = 0
   for (let i = WINDOW.buckets; i < WINDOW_PLACES; i++) count += window[i]!
+  if (count === 0) return NO_LATENCY
   const max = window[WINDOW.maxMs]! || highest(window)
   const quantile = (q: number) => {
     const rank = Math.max(1, Math.ceil(q * count))
@@ -239,7 +245,6 @@ export function summarise(window: Float64Array, spanMs: number): LatencySummary 
     }
     return max
   }
-  if (count === 0) return { count: 0, perSecond: 0, mean: 0, p50: 0, p75: 0, p95: 0, p99: 0, max: 0 }
   return {
     count,
     perSecond: (count * 1000) / spanMs,

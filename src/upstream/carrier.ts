@@ -4,7 +4,7 @@
  */
 
 import net from 'node:net'
-import tls from 'node:tls'
+import type tls from 'node:tls'
 import type { BodySink, BodySource, ResponseSink, Tunnel } from '../exchange.ts'
 import { FIELD_ID } from '../http1/field-names.ts'
 import type { HeadLimits, MessageHead } from '../http1/message-head.ts'
@@ -110,7 +110,8 @@ export function openSocket(
   return secured({ host, port })
 
   function secured(to: tls.ConnectionOptions): tls.TLSSocket {
-    return tls.connect({ ...to, ...options, servername: serverName(endpoint), ALPNProtocols: [protocol] })
+    const { connect } = process.getBuiltinModule('node:tls') // 5 MB that a plain upstream does without
+    return connect({ ...to, ...options, servername: serverName(endpoint), ALPNProtocols: [protocol] })
   }
 }
 

@@ -7,7 +7,7 @@
  * included, the last good one stays: a DNS outage must not become an outage of the service.
  */
 
-import { Resolver, lookup as systemLookup } from 'node:dns/promises'
+import type { Resolver } from 'node:dns/promises'
 import { Endpoint, type EndpointAddress, type EndpointOptions, endpointKey } from './endpoint.ts'
 
 export interface EndpointSpec extends EndpointOptions {
@@ -183,6 +183,7 @@ export class DnsDiscovery {
 }
 
 function createResolver(servers: readonly string[] | undefined): Resolver {
+  const { Resolver } = process.getBuiltinModule('node:dns/promises')
   const resolver = new Resolver({ timeout: 2000, tries: 2 })
   if (servers !== undefined) resolver.setServers(servers)
   return resolver
@@ -259,7 +260,8 @@ function saysNo(error: unknown): boolean {
 }
 
 async function hostsLookup(name: string): Promise<string[]> {
-  return (await systemLookup(name, { all: true })).map((entry) => entry.address)
+  const { lookup } = process.getBuiltinModule('node:dns/promises')
+  return (await lookup(name, { all: true })).map((entry) => entry.address)
 }
 
 function compare(a: string, b: string): number {

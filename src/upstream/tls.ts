@@ -5,7 +5,7 @@
 import { createHash, createPrivateKey, X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
-import tls from 'node:tls'
+import type tls from 'node:tls'
 import type { UpstreamConfig } from './config.ts'
 
 /** A file that the config names cannot be used. */
@@ -63,7 +63,7 @@ export function readUpstreamTls(
     ...(pin !== undefined && { checkServerIdentity: pinned(new Set(pin)) }),
   }
   try {
-    tls.createSecureContext(options)
+    process.getBuiltinModule('node:tls').createSecureContext(options)
   } catch (error) {
     throw new TlsFileError(where, cert === undefined ? 'ca' : 'key', (error as Error).message)
   }
@@ -73,7 +73,7 @@ export function readUpstreamTls(
 /** The usual check of the name, and then of the key. */
 function pinned(pins: ReadonlySet<string>): NonNullable<tls.ConnectionOptions['checkServerIdentity']> {
   return (host, cert) => {
-    const error = tls.checkServerIdentity(host, cert)
+    const error = process.getBuiltinModule('node:tls').checkServerIdentity(host, cert)
     if (error !== undefined) return error
     const key = new X509Certificate(cert.raw).publicKey.export({ type: 'spki', format: 'der' })
     const pin = createHash('sha256').update(key).digest('base64')

@@ -77,6 +77,7 @@ export class RawUpstream {
     return new Promise((resolve, reject) => {
       this.#server.once('error', reject)
       this.#server.listen(port, '127.0.0.1', () => {
+        this.#server.removeListener('error', reject)
         this.port = (this.#server.address() as { port: number }).port
         resolve()
       })

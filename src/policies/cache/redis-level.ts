@@ -5,7 +5,6 @@
  */
 
 import { createHash, randomUUID } from 'node:crypto'
-import { crc32 } from 'node:zlib'
 import type { Cluster, Redis } from 'ioredis'
 import type { RedisClient, RedisDoor } from '../../redis.ts'
 import type { StoredAnswer } from './entry.ts'
@@ -311,6 +310,7 @@ function encode(key: string, answer: StoredAnswer): Buffer {
 }
 
 function checksum(key: string, head: Uint8Array, body: Uint8Array): string {
+  const { crc32 } = process.getBuiltinModule('node:zlib')
   return crc32(body, crc32(head, crc32(key)))
     .toString(16)
     .padStart(CRC_CHARS, '0')

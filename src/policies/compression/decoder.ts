@@ -6,7 +6,7 @@
  * (RFC 1952 §2.2), zstd several frames (RFC 8878 §3.1).
  */
 
-import zlib from 'node:zlib'
+import type zlib from 'node:zlib'
 
 export const DECODABLE = ['gzip', 'deflate', 'br', 'zstd'] as const
 export type Decodable = (typeof DECODABLE)[number]
@@ -43,6 +43,7 @@ const MAX_FRAMES = 1000
 type Inflater = zlib.Gunzip | zlib.Inflate | zlib.BrotliDecompress | zlib.ZstdDecompress
 
 function open(coding: Decodable): Inflater {
+  const zlib = process.getBuiltinModule('node:zlib')
   switch (coding) {
     case 'gzip':
       return zlib.createGunzip({ chunkSize: CHUNK_BYTES })

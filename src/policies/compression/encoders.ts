@@ -3,7 +3,7 @@
  * level is mapped to what costs about as much: a proxy compresses while somebody waits, so brotli stays below 6.
  */
 
-import zlib from 'node:zlib'
+import type zlib from 'node:zlib'
 
 export type Coding = 'zstd' | 'br' | 'gzip'
 
@@ -19,6 +19,7 @@ interface Encoder {
 
 /** Prepared once a route. */
 export function compileEncoder(coding: Coding, level: number): Encoder {
+  const zlib = process.getBuiltinModule('node:zlib')
   switch (coding) {
     case 'gzip': {
       const options = { level }
