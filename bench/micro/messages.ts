@@ -1,7 +1,7 @@
 /** Reading heads and writing them anew: what every forwarded exchange does twice. Also by itself. */
 
 import { requestHead, responseFields } from '../../src/http/forward.ts'
-import { frameRequest, type RequestFrame } from '../../src/http1/framing.ts'
+import { frameRequest, newFrame } from '../../src/http1/framing.ts'
 import { type HeadLimits, MessageHead, PARSED } from '../../src/http1/message-head.ts'
 import { httpDate, statusLine } from '../../src/http1/status-line.ts'
 import { makeExchange } from '../../test/support/exchanges.ts'
@@ -53,7 +53,7 @@ export function measureMessages(): Suite {
   const options = { host: '', dropUnderscores: true, names: null, setsOwn: false, forwarded: false, startTrace: false }
   const browser = makeExchange(BROWSER)
   const small = makeExchange(SMALL)
-  const frame = {} as RequestFrame
+  const frame = newFrame()
   const answer = new MessageHead('response')
   const bytes = Buffer.from(ANSWER, 'latin1')
   answer.parse(bytes, 0, bytes.length, LIMITS)

@@ -28,22 +28,37 @@ export function compileToken(config: TokenConfig, services: Services): RouteHand
   })
   const secret = policy.secret!
   const open = claims === '{}' ? '{' : `${claims.slice(0, -1)},`
+  // All tokens of a second say the same; each is signed.
+  let inputSec = 0
+  let input = ''
   return (x) => {
     if (allowed !== undefined && !allowed.has(x.clientAddress)) {
       refuse(x, DENIED)
       return
     }
     const nowSec = Math.floor(Date.now() / 1000)
-    const token = signHs256(`${open}"iat":${nowSec},"exp":${nowSec + expiresInSec}}`, secret)
-    const body = `{"token":"${token}","expires_in":${expiresInSec}}\n`
+    if (nowSec !== inputSec) {
+      inputSec = nowSec
+      input = signingInput(`${open}"iat":${nowSec},"exp":${nowSec + expiresInSec}}`)
+    }
+    const body = `{"token":"${input}.${signature(input, secret)}","expires_in":${expiresInSec}}\n`
     answer(x, 200, 'Content-Type: application/json\r\nCache-Control: no-store\r\n', body)
   }
 }
 
 /** A compact JWS (RFC 7515) of the payload. */
 export function signHs256(payload: string, secret: string): string {
-  const input = `${HEADER}.${base64url(payload)}`
-  return `${input}.${createHmac('sha256', secret).update(input).digest('base64url')}`
+  const input = signingInput(payload)
+  return `${input}.${signature(input, secret)}`
+}
+
+/** RFC 7515 §5.1 */
+function signingInput(payload: string): string {
+  return `${HEADER}.${base64url(payload)}`
+}
+
+function signature(input: string, secret: string): string {
+  return createHmac('sha256', secret).update(input).digest('base64url')
 }
 
 function base64url(text: string): string {
