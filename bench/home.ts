@@ -8,7 +8,7 @@ const fluxor = gateway('Fluxor Gateway, home', '/', () => ({ routes: [{ match: {
 export const question: Question = {
   asks: 'what does the home endpoint cost, against other servers that answer by themselves?',
   compare: {
-    subjects: [fluxor, nginxReturn, fasthttp, rawFloor],
+    subjects: [fluxor, nginxReturn, fasthttp, rawFloor()],
     baseline: nginxReturn.name,
     body: null,
     goals: [

@@ -355,17 +355,18 @@ export async function startNode(file: string, env: Record<string, string>, core 
 }
 
 /** A peer written for Node: a file of bench/peers, or of a folder that `file` prepares. */
-function nodePeer(name: string, file: string | (() => string), program?: string): Subject {
+function nodePeer(name: string, file: string | (() => string), program?: string, body = SMALL_JSON): Subject {
   return {
     name,
     available: () => program === undefined || findOnPath(program) !== undefined,
     version: () => `node ${process.version}`,
     start: (upstreamPort) =>
-      startNode(typeof file === 'string' ? file : file(), { UPSTREAM_PORT: `${upstreamPort}`, BODY: SMALL_JSON }),
+      startNode(typeof file === 'string' ? file : file(), { UPSTREAM_PORT: `${upstreamPort}`, BODY: body }),
   }
 }
 
-export const rawFloor = nodePeer('Node raw socket, fixed answer', 'raw-floor.ts')
+/** @param body at most 100 KiB: it is told by the environment */
+export const rawFloor = (body?: string) => nodePeer('Node raw socket, fixed answer', 'raw-floor.ts', undefined, body)
 export const httpProxy3 = nodePeer('http-proxy-3', 'http-proxy-3.ts')
 export const fastifyHttpProxy: Subject = {
   ...nodePeer('@fastify/http-proxy', () => join(installed('fastify-http-proxy'), 'main.ts'), 'npm'),
