@@ -28,6 +28,8 @@ const SHEBANG = '#!/usr/bin/env node\n'
 /** Libraries that become part of the files, and what their licences ask for: that they are given with them. */
 const BUNDLED = ['yaml', 'zod']
 
+const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+
 rmSync(dist, { recursive: true, force: true })
 
 const tsc = join(dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin', 'tsc')
@@ -44,8 +46,7 @@ await build({
     config: join(src, 'policies/auth/config.ts'),
   },
   platform: 'node',
-  external: (id) =>
-    !/^(?:\.|\/|[A-Za-z]:)/.test(id) && !BUNDLED.some((name) => id === name || id.startsWith(`${name}/`)),
+  external: Object.keys(dependencies).filter((name) => !BUNDLED.includes(name)),
   // V8 keeps the text of what it runs: without comments, which src has.
   output: { dir: dist, comments: false, entryFileNames: '[name].js', chunkFileNames: '[name]-[hash].js' },
 })

@@ -77,6 +77,9 @@ function token(sub: string): string {
   return `${text}.${createHmac('sha256', SECRET).update(text).digest('base64url')}`
 }
 
+/** Name of the upstream, and of its path, that this config has and the next has not. */
+const passing = (generation: number) => `only${generation % 5}`
+
 function config(upstream: RawUpstream, dead: number, generation: number) {
   const app = { upstream: 'app' }
   return {
@@ -104,7 +107,7 @@ function config(upstream: RawUpstream, dead: number, generation: number) {
         outlier: { consecutiveErrors: 3, ejectFor: '2s' },
       },
       // Comes and goes with every reload: nothing of it may stay behind. Few names: a name's counters stay, as Prometheus wants.
-      [`only${generation % 5}`]: {
+      [passing(generation)]: {
         endpoints: [{ url: upstream.url }],
         health: { path: '/health', interval: '1s', timeout: '500ms' },
       },
@@ -112,7 +115,7 @@ function config(upstream: RawUpstream, dead: number, generation: number) {
     logging: { access: { format: 'json', file: '/dev/null' } },
     routes: [
       { match: { path: '/local' }, respond: { status: 200, body: 'local' } },
-      { match: { path: `/only${generation % 5}` }, upstream: `only${generation % 5}` },
+      { match: { path: `/${passing(generation)}` }, upstream: passing(generation) },
       { match: { pathPrefix: '/jwt' }, ...app, jwt: 'main', rateLimit: ['perSub'] },
       { match: { pathPrefix: '/cached' }, ...app, cache: { ttl: '1s', staleWhileRevalidate: '1s' }, compression: true },
       { match: { pathPrefix: '/pair' }, upstream: 'pair' },
@@ -152,7 +155,7 @@ function nextExchange(generation: number): [text: string, leaveMs: number] {
     () => get('/chunks'),
     () => get('/slow'),
     () => get('/pair'),
-    () => get(`/only${generation % 5}`),
+    () => get(`/${passing(generation)}`),
     () => get(['/hang', '/close', '/reset', '/cut', '/garbage'][n % 5]!),
     () => get(`/${'../'.repeat(n % 50)}%2f`),
     () => `GET / HTTP/1.1\r\nHost: soak.test\r\nX : ${n}\r\n\r\n`,

@@ -3,8 +3,8 @@
  * what a request costs most. All that a turn of the event loop has to write leaves at its end, one socket after another:
  * a write that wakes its reader at once costs more than one whose reader is awake from the write before, and the code of
  * both sides of a request stays in the processor's caches. Latin1 strings up to 16 KiB are written by Node from the
- * stack, without an allocation. Large pieces are copied into recycled buffers: the read buffer that they came from is used again at once. Those that
- * last, as stored bodies do, are not copied.
+ * stack, without an allocation. Large pieces are copied into recycled buffers: the read buffer that they came from is used
+ * again at once. Those that last, as stored bodies do, are not copied.
  */
 
 import type { Socket } from 'node:net'
