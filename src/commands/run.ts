@@ -10,6 +10,8 @@ import { EXIT, type Invocation, UsageError } from './cli.ts'
 
 /** Longer than the first probes of an orchestrator take: none of them waits for it. */
 const GIVE_BACK_MS = 1000
+/** Share of the time that the event loop of a process without load is busy, at most. */
+const QUIET = 0.2
 
 interface RunOptions {
   readonly configPath?: string
@@ -90,7 +92,11 @@ async function runGateway({ configPath, quick, watch }: RunOptions): Promise<num
     return EXIT.failed
   }
 
-  setTimeout(giveBackMemory, GIVE_BACK_MS).unref()
+  const started = performance.eventLoopUtilization()
+  setTimeout(() => {
+    // Who has clients already must not wait for a collection, and will have its own.
+    if (performance.eventLoopUtilization(started).utilization < QUIET) giveBackMemory()
+  }, GIVE_BACK_MS).unref()
 
   const reloadInBackground = () => void reload().catch(() => {}) // told in the log
   if (watch) watching = watchConfig(loaded.files, reloadInBackground)
