@@ -148,6 +148,7 @@ describe('in memory', () => {
   contract({ store: 'memory', gateway: async (rules) => gateway(rules) })
 })
 
+// Not every machine has redis-server; CI does, and fails without.
 describe.skipIf(services.redis === undefined)('in Redis', () => {
   let redis: TestRedis
   beforeAll(async () => {
@@ -276,6 +277,7 @@ describe.skipIf(services.redis === undefined)('in Redis', () => {
   })
 })
 
+// Not every machine has redis-server; CI does, and fails without.
 describe.skipIf(services.redis === undefined)('when Redis', () => {
   let redis: TestRedis
   afterEach(() => redis.close())
@@ -376,6 +378,7 @@ describe.skipIf(services.redis === undefined)('when Redis', () => {
   })
 })
 
+// Not every machine has redis-server; CI does, and fails without.
 describe.skipIf(services.redis === undefined)('in a Redis cluster', () => {
   let child: ChildProcess
   let port: number

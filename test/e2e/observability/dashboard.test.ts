@@ -9,6 +9,7 @@ import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
 
 const MAX_CCU = 10
 
+// Not every machine has Chromium; CI does, and fails without.
 describe.skipIf(services.chromium === undefined)('the dashboard of a gateway under load', { timeout: 60_000 }, () => {
   let upstreams: HttpUpstream[]
   let gateway: TestGateway
@@ -131,6 +132,7 @@ describe.skipIf(services.chromium === undefined)('the dashboard of a gateway und
   })
 })
 
+// Not every machine has Chromium; CI does, and fails without.
 describe.skipIf(services.chromium === undefined)('a dashboard behind a token', { timeout: 60_000 }, () => {
   it('is opened by the login form, which keeps no token in the page', async () => {
     const token = 'a-token-of-some-length'
