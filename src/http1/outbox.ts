@@ -16,11 +16,26 @@ export const READ_BUFFER_BYTES = 64 * 1024
 const MAX_SPARE_BUFFERS = 64
 /** So many sockets' writes leave before the turn has ended: a long turn must not keep them all waiting. */
 const MAX_DUE = 64
+/**
+ * So many may leave before the turn has ended, then all wait for its end. libuv (`uv__io_poll`) asks the kernel again, up
+ * to 48 times, while it gets 1024 events at once, and only then come timers, new connections and what was closed: with
+ * thousands of busy connections that is a second. Peers that have no answer yet send nothing, so that the turn ends.
+ */
+const MAX_EARLY = 1024
 
 const spare: Buffer[] = []
 /** The first `dueCount` of them. */
 const due: Outbox[] = []
 let dueCount = 0
+/** The end of this turn is awaited; so many left before it. */
+let ending = false
+let early = 0
+
+function endTurn(): void {
+  ending = false
+  early = 0
+  sendDue()
+}
 
 function sendDue(): void {
   const count = dueCount
@@ -83,8 +98,14 @@ export class Outbox {
     if (this.#due || (this.#text === '' && this.#lasting === null)) return
     this.#due = true
     due[dueCount++] = this
-    if (dueCount === 1) setImmediate(sendDue)
-    else if (dueCount === MAX_DUE) sendDue()
+    if (!ending) {
+      ending = true
+      setImmediate(endTurn)
+    }
+    if (dueCount === MAX_DUE && early < MAX_EARLY) {
+      early += MAX_DUE
+      sendDue()
+    }
   }
 
   sendDue(): void {

@@ -55,6 +55,8 @@ export abstract class EndpointPool<Connection extends Held = Held> implements Ti
   /** Those that are open. */
   protected readonly connections = new Set<Connection>()
   protected readonly waiters = new Set<PoolWaiter>()
+  /** Stands before who has waited longest. A new one would first walk over the places of all that have left lately. */
+  #line = this.waiters.values()
   protected retired = false
   #waitCount = 0
   #waitMs = 0
@@ -138,9 +140,13 @@ export abstract class EndpointPool<Connection extends Held = Held> implements Ti
   /** Takes out who has waited longest. */
   protected nextWaiter(): PoolWaiter | undefined {
     if (this.waiters.size === 0) return undefined
-    const [waiter] = this.waiters
-    this.leave(waiter!)
-    return waiter
+    let next = this.#line.next()
+    if (next.done) {
+      this.#line = this.waiters.values()
+      next = this.#line.next()
+    }
+    this.leave(next.value!)
+    return next.value
   }
 
   /** It has served its time, or its pool has: the exchange that it serves is its last. */

@@ -165,3 +165,36 @@ it('nothing overtakes a piece that lasts', async () => {
     true,
   )
 })
+
+it('over a thousand busy connections do not keep a turn from ending', async () => {
+  const BUSY = 1500
+  const clients: net.Socket[] = []
+  let answers = 0
+  server.on('connection', (socket) => {
+    const answering = new Outbox(socket)
+    socket.on('data', () => {
+      answers++
+      answering.text('answer')
+      answering.flush()
+    })
+  })
+  try {
+    for (let i = 0; i < BUSY; i++) {
+      const one = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1')
+      one.on('data', () => one.write('next'))
+      clients.push(one)
+      await once(one, 'connect')
+    }
+    for (const one of clients) one.write('first')
+    let most = 0
+    for (let turn = 0; turn < 20; turn++) {
+      const before = answers
+      await new Promise(setImmediate)
+      most = Math.max(most, answers - before)
+    }
+    expect(answers).toBeGreaterThan(2 * BUSY)
+    expect(most).toBeLessThanOrEqual(1024 + BUSY)
+  } finally {
+    for (const one of clients) one.destroy()
+  }
+})
