@@ -5,7 +5,16 @@
 
 import { readFileSync } from 'node:fs'
 import type { Question } from './harness/question.ts'
-import { gateway, NGINX_PROXY, nginx, nginxUpstream, PROXY_CORE, type Subject, startNginx } from './harness/subjects.ts'
+import {
+  gateway,
+  NGINX_PROXY,
+  nginx,
+  nginxUpstream,
+  PROXY_CORE,
+  rawForward,
+  type Subject,
+  startNginx,
+} from './harness/subjects.ts'
 
 const COUNTS = [1, 64, 1000, 5000]
 const REFERENCE = 64
@@ -51,12 +60,16 @@ const peer: Subject = {
     ),
 }
 
+/** How much of it is Node's own. */
+const floor = rawForward
+
 export const question: Question = {
   asks: 'how does the cost of a request grow with the number of connections?',
   compare: {
     subjects: [
       ...COUNTS.map((count) => counted('Fluxor Gateway', count, fluxor)),
       ...COUNTS.map((count) => counted('nginx', count, peer)),
+      ...[REFERENCE, MOST].map((count) => counted(floor.name, count, floor)),
     ],
     baseline: `the same proxy with ${REFERENCE} connections`,
     settled: true,

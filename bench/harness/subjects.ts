@@ -367,6 +367,7 @@ function nodePeer(name: string, file: string | (() => string), program?: string,
 
 /** @param body at most 100 KiB: it is told by the environment */
 export const rawFloor = (body?: string) => nodePeer('Node raw socket, fixed answer', 'raw-floor.ts', undefined, body)
+export const rawForward = nodePeer('Node raw sockets, bytes forwarded', 'raw-forward.ts')
 export const httpProxy3 = nodePeer('http-proxy-3', 'http-proxy-3.ts')
 export const fastifyHttpProxy: Subject = {
   ...nodePeer('@fastify/http-proxy', () => join(installed('fastify-http-proxy'), 'main.ts'), 'npm'),
