@@ -35,6 +35,7 @@ function endTurn(): void {
   ending = false
   early = 0
   sendDue()
+  if (due.length > MAX_DUE) due.length = MAX_DUE // who is gone must not be kept by a place in a long list
 }
 
 function sendDue(): void {

@@ -2,6 +2,8 @@
 
 import { once } from 'node:events'
 import net from 'node:net'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { Outbox } from '../../../src/http1/outbox.ts'
 
@@ -197,4 +199,22 @@ it('over a thousand busy connections do not keep a turn from ending', async () =
   } finally {
     for (const one of clients) one.destroy()
   }
+})
+
+it('a turn that wrote to thousands keeps none of them alive', async () => {
+  const gone: WeakRef<Outbox>[] = []
+  const fill = () => {
+    for (let i = 0; i < 3000; i++) {
+      const one = new Outbox(new net.Socket().destroy())
+      one.text('x')
+      one.flush()
+      gone.push(new WeakRef(one))
+    }
+  }
+  fill()
+  await turnEnds()
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  collect()
+  expect(gone.filter((one) => one.deref() !== undefined).length).toBeLessThanOrEqual(64)
 })
