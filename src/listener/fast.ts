@@ -50,7 +50,7 @@ export const SHARES_PORTS = ['linux', 'freebsd', 'dragonfly', 'sunos', 'aix'].in
  * a turn lasts as long as all that is ready: with one queue, a thousand busy connections would keep the next thousand
  * waiting for half a minute.
  */
-export const ACCEPT_QUEUES = 64
+export const ACCEPT_QUEUES = 32
 const FILES_CHECK_MS = 1000
 /** How long WebSocket clients have for their side of the closing handshake. */
 const GOODBYE_MS = 500
