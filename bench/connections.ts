@@ -60,16 +60,14 @@ const peer: Subject = {
     ),
 }
 
-/** How much of it is Node's own. */
-const floor = rawForward
-
 export const question: Question = {
   asks: 'how does the cost of a request grow with the number of connections?',
   compare: {
     subjects: [
       ...COUNTS.map((count) => counted('Fluxor Gateway', count, fluxor)),
       ...COUNTS.map((count) => counted('nginx', count, peer)),
-      ...[REFERENCE, MOST].map((count) => counted(floor.name, count, floor)),
+      // How much of it is Node's own.
+      ...[REFERENCE, MOST].map((count) => counted(rawForward.name, count, rawForward)),
     ],
     baseline: `the same proxy with ${REFERENCE} connections`,
     settled: true,

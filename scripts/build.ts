@@ -51,9 +51,9 @@ await build({
   output: { dir: dist, comments: false, entryFileNames: '[name].js', chunkFileNames: '[name]-[hash].js' },
 })
 // V8 keeps a text with a character beyond Latin-1 in twice the memory: they are all in literals and names, and escaped there.
+const escaped = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`
 for (const file of globSync('*.js', { cwd: dist })) {
   const text = readFileSync(join(dist, file), 'utf8')
-  const escaped = (unit: string) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`
   writeFileSync(join(dist, file), text.replace(/[^\x00-\x7f]/g, escaped))
 }
 for (const name of BUNDLED) copyFileSync(join(root, 'node_modules', name, 'LICENSE'), join(dist, `${name}.LICENSE`))
