@@ -13,6 +13,7 @@ import { problem, RawClient, type RawResponse, send } from '../support/raw-clien
 import { startRedis, type TestRedis } from '../support/redis.ts'
 import { services } from '../support/services.ts'
 import { type HttpUpstream, startHttpUpstream } from '../support/upstream.ts'
+import { type Condition, within } from '../support/within.ts'
 
 type Handler = (request: IncomingMessage, response: ServerResponse) => void
 
@@ -80,13 +81,7 @@ async function ask(gateway: TestGateway, path: string, options: Ask = {}): Promi
 const status = (response: RawResponse) => field(response, 'cache-status')
 const body = (response: RawResponse) => response.body.toString()
 
-async function until(done: () => boolean | Promise<boolean>, what = 'it did not come to that'): Promise<void> {
-  const deadline = performance.now() + 15_000
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error(what)
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
+const until = (done: Condition, what = '') => within(15_000, done, () => what)
 
 /** Every answer is held until `release()`. */
 function hold(answer: Handler): { release: () => void } {

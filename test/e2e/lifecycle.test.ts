@@ -6,6 +6,7 @@ import { type ConfigObject, startGateway, type TestGateway } from '../support/ga
 import { RawClient, send } from '../support/raw-client.ts'
 import { SteadyLoad } from '../support/steady-load.ts'
 import { type HttpUpstream, startHttpUpstream } from '../support/upstream.ts'
+import { type Condition, within } from '../support/within.ts'
 
 /** NUMBERS=1: so often, and the figures are printed. */
 const STOPS = process.env['NUMBERS'] === undefined ? 1 : 20
@@ -42,13 +43,7 @@ async function version(): Promise<string> {
   return (await send(gateway!.port, get('/version'), { responses: 1 })).responses[0]?.body.toString() ?? ''
 }
 
-async function eventually(done: () => boolean | Promise<boolean>, timeoutMs = 10_000): Promise<void> {
-  const deadline = performance.now() + timeoutMs
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error('it did not happen in time')
-    await new Promise((resolve) => setTimeout(resolve, 10))
-  }
-}
+const eventually = (done: Condition, timeoutMs = 10_000) => within(timeoutMs, done)
 
 describe.each([1, 2])('with %i thread(s)', (threads) => {
   it('SIGTERM under fifty busy clients loses no request and exits with 0', async () => {

@@ -14,6 +14,7 @@ import { startGateway, type TestGateway } from '../support/gateway.ts'
 import { field } from '../support/messages.ts'
 import { problem, RawClient, type RawResponse, send } from '../support/raw-client.ts'
 import { type HttpUpstream, startHttpUpstream } from '../support/upstream.ts'
+import { type Condition, within } from '../support/within.ts'
 
 const MIB = 1024 * 1024
 const MAX_BYTES = 4 * MIB
@@ -100,13 +101,7 @@ beforeEach(() => {
 /** Whatever happened: no place is held, no connection open. */
 afterEach(() => expectAtRest(gateway, { ...before, descriptors: before.descriptors + 16 }))
 
-async function until(done: () => boolean, what: string): Promise<void> {
-  const deadline = performance.now() + 15_000
-  while (!done()) {
-    if (performance.now() > deadline) throw new Error(what)
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
+const until = (done: Condition, what: string) => within(15_000, done, () => what)
 
 type Framing = 'length' | 'chunked'
 

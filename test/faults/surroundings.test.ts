@@ -12,6 +12,7 @@ import { freePort } from '../support/free-port.ts'
 import { startGateway, type TestGateway } from '../support/gateway.ts'
 import { problem, RawClient, send } from '../support/raw-client.ts'
 import { hang, type RawUpstream, startRawUpstream } from '../support/upstream.ts'
+import { type Condition, within } from '../support/within.ts'
 
 const LIMIT = 100
 const get = (target: string, more = '') => `GET ${target} HTTP/1.1\r\nHost: a.test\r\n${more}\r\n`
@@ -40,13 +41,7 @@ async function start(more: Record<string, unknown> = {}, wrap?: string[]): Promi
   return [gateway, upstream]
 }
 
-async function eventually(done: () => boolean | Promise<boolean>, timeoutMs = 8000): Promise<void> {
-  const deadline = performance.now() + timeoutMs
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error('it did not happen in time')
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const eventually = (done: Condition, timeoutMs = 8000) => within(timeoutMs, done)
 
 describe('descriptors run out', () => {
   it('new clients are let go at once, those that are in are served, and all is well when some leave', async () => {

@@ -6,6 +6,7 @@ import { afterEach, expect, it } from 'vitest'
 import { freePort } from '../../support/free-port.ts'
 import { startGateway, type TestGateway } from '../../support/gateway.ts'
 import { SteadyLoad } from '../../support/steady-load.ts'
+import { type Condition, within } from '../../support/within.ts'
 
 let gateway: TestGateway | undefined
 let dns: DnsServer | undefined
@@ -71,13 +72,7 @@ async function service(host: string, port: number): Promise<{ total: number }> {
   return count
 }
 
-async function until(done: () => boolean): Promise<void> {
-  const deadline = performance.now() + 15_000
-  while (!done()) {
-    if (performance.now() > deadline) throw new Error(`not in time\n${gateway?.output()}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const until = (done: Condition) => within(15_000, done, () => gateway?.output() ?? '')
 
 it('addresses change and the DNS server dies: no request is dropped', async () => {
   const port = await freePort()

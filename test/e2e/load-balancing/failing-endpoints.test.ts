@@ -7,6 +7,7 @@ import { afterEach, expect, it } from 'vitest'
 import { startGateway, type TestGateway } from '../../support/gateway.ts'
 import { type ServiceProcess, startServices } from '../../support/service-process.ts'
 import { SteadyLoad } from '../../support/steady-load.ts'
+import { type Condition, within } from '../../support/within.ts'
 
 const CLIENTS = 12
 
@@ -35,13 +36,8 @@ async function start(balance: string): Promise<void> {
   })
 }
 
-async function until(what: string, done: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 15_000
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error(`${what}: not in time\n${gateway?.output().slice(-3000)}`)
-    await new Promise((resolve) => setTimeout(resolve, 30))
-  }
-}
+const until = (what: string, done: Condition) =>
+  within(15_000, done, () => `${what}\n${gateway?.output().slice(-3000)}`)
 
 interface Shown {
   app: { url: string; state: string; reason: string; inFlight: number }[]

@@ -5,6 +5,7 @@ import { afterEach, expect, it } from 'vitest'
 import { type ConfigObject, startGateway, type TestGateway } from '../../support/gateway.ts'
 import { RawClient } from '../../support/raw-client.ts'
 import { answer, type RawUpstream, type Script, startRawUpstream } from '../../support/upstream.ts'
+import { type Condition, within } from '../../support/within.ts'
 
 let gateway: TestGateway
 let upstream: RawUpstream
@@ -32,13 +33,7 @@ async function ask(target: string): Promise<RawClient> {
   return client
 }
 
-async function until(done: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 10_000
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error(`not in time\n${gateway.output()}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const until = (done: Condition) => within(10_000, done, () => gateway.output())
 
 const waiting = (count: number) => until(async () => (await gateway.metric('fluxor_pool_waiting')) === count)
 const targets = () => upstream.requests.map(({ target }) => target)

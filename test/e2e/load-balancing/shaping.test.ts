@@ -5,6 +5,7 @@ import { type ConfigObject, startGateway, type TestGateway } from '../../support
 import { field } from '../../support/messages.ts'
 import { problem, type RawResult, send } from '../../support/raw-client.ts'
 import { answer, bytesThenReset, hang, type RawUpstream, startRawUpstream } from '../../support/upstream.ts'
+import { type Condition, within } from '../../support/within.ts'
 
 let gateway: TestGateway | undefined
 let upstreams: RawUpstream[] = []
@@ -37,13 +38,7 @@ const post = (body: string): Promise<RawResult> =>
   })
 const bodyOf = (result: RawResult) => result.responses[0]?.body.toString()
 
-async function until(done: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 10_000
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error(`not in time\n${gateway?.output()}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const until = (done: Condition) => within(10_000, done, () => gateway?.output() ?? '')
 
 describe('hedging', () => {
   it('asks a second endpoint when the first is slow; the first answer wins and the other request ends', async () => {

@@ -13,6 +13,7 @@ import { RawClient, send } from '../../support/raw-client.ts'
 import { SteadyLoad } from '../../support/steady-load.ts'
 import { breakThread, faultsEnv, type ThreadFault } from '../../support/thread-faults.ts'
 import { type HttpUpstream, startHttpUpstream } from '../../support/upstream.ts'
+import { type Condition, within } from '../../support/within.ts'
 
 const FULL = process.env['NUMBERS'] !== undefined
 const ROUNDS = FULL ? 4 : 1
@@ -37,13 +38,8 @@ afterAll(async () => {
   await upstream.close()
 })
 
-async function eventually(what: string, done: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 30_000
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error(`${what}: not in time\n${gateway!.output().slice(-2000)}`)
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
+const eventually = (what: string, done: Condition) =>
+  within(30_000, done, () => `${what}\n${gateway!.output().slice(-2000)}`)
 
 const get = (target: string) => `GET ${target} HTTP/1.1\r\nHost: a.test\r\n\r\n`
 

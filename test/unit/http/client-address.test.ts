@@ -1,5 +1,3 @@
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import {
@@ -9,6 +7,7 @@ import {
   normalizeAddress,
   parseCidr,
 } from '../../../src/http/client-address.ts'
+import { collectGarbage } from '../../support/collect-garbage.ts'
 
 describe('the client address', () => {
   const trusted = compileTrustedProxies(['10.0.0.0/8', '192.168.1.1', 'fd00::/8'])
@@ -131,10 +130,8 @@ describe('the key of an address', () => {
 })
 
 describe('what is remembered of addresses', () => {
-  setFlagsFromString('--expose-gc')
-  const collect = runInNewContext('gc') as () => void
   const heapMib = () => {
-    collect()
+    collectGarbage()
     return process.memoryUsage().heapUsed / 2 ** 20
   }
   /** As from a request: a piece of a head of 16 KiB. */

@@ -2,10 +2,9 @@
 
 import { once } from 'node:events'
 import net from 'node:net'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { afterEach, beforeEach, expect, it } from 'vitest'
 import { Outbox } from '../../../src/http1/outbox.ts'
+import { collectGarbage } from '../../support/collect-garbage.ts'
 
 let server: net.Server
 let client: net.Socket
@@ -213,8 +212,6 @@ it('a turn that wrote to thousands keeps none of them alive', async () => {
   }
   fill()
   await turnEnds()
-  setFlagsFromString('--expose-gc')
-  const collect = runInNewContext('gc') as () => void
-  collect()
+  collectGarbage()
   expect(gone.filter((one) => one.deref() !== undefined).length).toBeLessThanOrEqual(64)
 })

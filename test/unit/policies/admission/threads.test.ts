@@ -5,6 +5,7 @@ import { Worker } from 'node:worker_threads'
 import { expect, it } from 'vitest'
 import { createPlacesMemory, ENTERED, Places } from '../../../../src/policies/admission/places.ts'
 import { Scope, type ScopeLimits } from '../../../../src/policies/admission/scope.ts'
+import { type Condition, within } from '../../../support/within.ts'
 import type { HammerData, HammerResult } from './hammer.ts'
 
 const LIMITS: ScopeLimits = {
@@ -27,13 +28,7 @@ async function start(data: Partial<HammerData> & { memory: SharedArrayBuffer; th
   return worker
 }
 
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error('it did not come about in ten seconds')
-    await new Promise((resolve) => setTimeout(resolve, 2))
-  }
-}
+const until = (done: Condition) => within(10_000, done)
 
 it('two threads at full speed never pass the cap, lose no waiter and no place', async () => {
   const memory = createPlacesMemory(2)

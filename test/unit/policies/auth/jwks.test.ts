@@ -3,6 +3,7 @@ import { createServer, type Server } from 'node:net'
 import { afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { MAX_JWKS_BYTES } from '../../../../src/policies/auth/jwks.ts'
 import { usableKeys } from '../../../../src/policies/auth/public-keys.ts'
+import { type Condition, within } from '../../../support/within.ts'
 import {
   bearer,
   type Issuer,
@@ -38,13 +39,7 @@ async function issuerWith(...keys: TestKey[]): Promise<Issuer> {
   return issuer
 }
 
-async function eventually(holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 8000
-  while (!(await holds())) {
-    if (performance.now() > deadline) throw new Error('it did not happen')
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
-}
+const eventually = (done: Condition) => within(8000, done)
 
 describe('a remote key set', () => {
   it('is fetched once, before a token asks for it', async () => {

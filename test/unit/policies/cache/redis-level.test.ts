@@ -7,6 +7,7 @@ import { createRedisLevel } from '../../../../src/policies/cache/redis-level.ts'
 import { openRedis, type RedisDoor } from '../../../../src/redis.ts'
 import { freePort } from '../../../support/free-port.ts'
 import { startRedis, TestRedis } from '../../../support/redis.ts'
+import { type Condition, within } from '../../../support/within.ts'
 import { Bench, type BenchOptions } from './harness.ts'
 
 const FRESH = { 'Cache-Control': 'max-age=600' }
@@ -51,13 +52,7 @@ async function gatewayOn(
   return [bench, door]
 }
 
-async function until(done: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 5000
-  while (!(await done())) {
-    if (performance.now() > deadline) throw new Error('it did not come to that')
-    await new Promise((resolve) => setTimeout(resolve, 5))
-  }
-}
+const until = (done: Condition) => within(5000, done)
 
 const keys = async () => Number(/:(\d+)/.exec(await redis.command('DBSIZE'))![1])
 
